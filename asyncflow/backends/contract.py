@@ -1,0 +1,252 @@
+"""The contract between the engine and a backend.
+
+A backend moves work items to workers and reports back. It knows nothing of graphs, scopes, retries or telemetry. What
+it must keep, and the conformance suite in `asyncflow.testing` checks:
+
+* every submitted item gets exactly one end report, `finished` or `lost`, and only when its work is dead;
+* an item is run at most once, and not at all where it was cancelled before it began;
+* `submit` and `cancel` never block and are called on the engine's loop only; reports may come from any thread.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from asyncflow.description import Resources, TaskDescription
+
+#: Raised by one whenever a backend written for the former version would no longer work.
+CONTRACT_VERSION = 1
+
+#: How many coroutines one worker's loop carries at once, where a backend does not say otherwise.
+CONCURRENCY = 2500
+
+
+class Kind(Enum):
+    """What a component is made of."""
+
+    FUNCTION = "function"
+    EXECUTABLE = "executable"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True)
+class ExecutableOptions:
+    """How an executable task's command is run."""
+
+    #: The string that the function returns is a shell's script, not split into words.
+    shell: bool = False
+    #: Write stdout and stderr to files and return stdout's path.
+    capture_stdio: bool = False
+    #: Working directory of the command; None is the worker's.
+    cwd: str | None = None
+    #: Environment variables added to the worker's.
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Definition:
+    """What a decorator made of a function, as far as workers need to know it; one object for all its calls."""
+
+    __slots__ = ("__weakref__", "description", "executable", "fn", "is_async", "kind", "name", "reference")
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        kind: Kind,
+        name: str,
+        *,
+        is_async: bool,
+        description: TaskDescription | None = None,
+        executable: ExecutableOptions | None = None,
+        reference: tuple[str, str] | None = None,
+    ) -> None:
+        self.fn = fn
+        self.kind = kind
+        self.name = name
+        #: Whether calling `fn` gives a coroutine.
+        self.is_async = is_async
+        self.description = description
+        #: Set for executables only.
+        self.executable = executable
+        #: Module and qualified name under which a worker can import the task; None where it must travel by value.
+        self.reference = reference
+
+    @property
+    def shares_worker(self) -> bool:
+        """Whether items run beside others on one worker's loop: coroutines that hold no named resources."""
+        return self.is_async and self.kind is Kind.FUNCTION and self.description is None
+
+    @property
+    def request(self) -> Resources:
+        """What an item holds from start to end; one core where nothing is named."""
+        return self.description.resources if self.description is not None else _ONE_CORE
+
+
+_ONE_CORE = Resources(cores=1)
+
+
+class WorkItem:
+    """One attempt of one task, handed to a backend. The engine gives every attempt an item of its own."""
+
+    __slots__ = (
+        "args",
+        "attempt",
+        "cancelled",
+        "component",
+        "context",
+        "definition",
+        "directory",
+        "gpus",
+        "handle",
+        "kwargs",
+        "lane",
+        "solo",
+        "started",
+        "timer",
+        "uid",
+    )
+
+    def __init__(
+        self,
+        definition: Definition,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        uid: str = "",
+        attempt: int = 1,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        self.definition = definition
+        self.args = args
+        self.kwargs = kwargs
+        #: The task's uid, the same for all its attempts.
+        self.uid = uid
+        #: 1 for the first.
+        self.attempt = attempt
+        #: The caller's context variables; used where the worker is a thread of this process.
+        self.context = context
+        #: Must have its worker to itself: it was on a worker that was lost.
+        self.solo = False
+        #: Where this item's files go; set for executables with `capture_stdio`.
+        self.directory: str | None = None
+        # The backend's: which GPUs it was given, what can stop its work, whether it was asked to stop.
+        self.gpus: tuple[str, ...] = ()
+        self.handle: Any = None
+        self.cancelled = False
+        # The engine's: whose attempt this is, through which lane it went, when it began, its timeout.
+        self.component: Any = None
+        self.lane: Any = None
+        self.started: float | None = None
+        self.timer: Any = None
+
+    def __repr__(self) -> str:
+        return f"<WorkItem {self.definition.name} {self.uid} attempt {self.attempt}>"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where work ran."""
+
+    worker: str
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+
+
+class Outcome:
+    """How an attempt ended: with a value, or with an error of its own."""
+
+    __slots__ = ("ended", "error", "place", "started", "value")
+
+    def __init__(
+        self, value: Any, error: BaseException | None, started: float, ended: float, place: Place | None
+    ) -> None:
+        self.value = value
+        self.error = error
+        #: Seconds since the epoch, by the clock of the host that ran it.
+        self.started = started
+        self.ended = ended
+        self.place = place
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How an attempt ended without an outcome: its worker died, or it never reached one."""
+
+    #: What happened to the worker, for people: "the worker process was ended by signal 9 (SIGKILL)".
+    reason: str
+    host: str = field(default_factory=socket.gethostname)
+    #: The worker's exit code, negative for a signal; None where it is not known.
+    exit_code: int | None = None
+    #: Whether the task had begun: only then can it be what killed the worker.
+    begun: bool = True
+    #: Whether nothing else was running there: only then does the loss count against the task.
+    alone: bool = True
+
+
+class Reporter(Protocol):
+    """How a backend tells the engine. Callable from any thread; a burst of calls wakes the engine's loop once."""
+
+    def started(self, item: WorkItem, place: Place, time: float) -> None:
+        """`item` began to run. Optional where the capability `reports_start` is False."""
+
+    def finished(self, item: WorkItem, outcome: Outcome) -> None:
+        """`item` ended by itself, or is dead after `cancel`."""
+
+    def lost(self, item: WorkItem, loss: Loss) -> None:
+        """`item` will not end: its worker is gone."""
+
+    def broken(self, reason: str) -> None:
+        """The backend can run nothing any more; items not yet reported are taken as lost."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do. Declared, so that nothing has to be guessed from its type."""
+
+    #: How many calls run at once.
+    workers: int
+    #: Cores, GPUs and memory in all; a request for more fails at the call.
+    total: Resources
+    #: Arguments and results need not be pickled, and context variables are the caller's.
+    shares_memory: bool
+    #: How many coroutines run at once, over all workers; equal to `workers` where they do not overlap.
+    concurrency: int
+    #: A plain function that runs can be ended.
+    cancels_functions: bool
+    #: An executable that runs can be ended.
+    cancels_executables: bool
+    #: The death of a worker loses the tasks on it and no others.
+    survives_worker_loss: bool
+    #: `Reporter.started` is called when an item begins; else items count as begun when they are handed over.
+    reports_start: bool = True
+    #: The version of this contract that the backend was written for.
+    contract_version: int = CONTRACT_VERSION
+
+
+class Backend(Protocol):
+    """What runs tasks. Every method is called on the engine's loop."""
+
+    @property
+    def name(self) -> str:
+        """Under which tasks pick it; unique in an engine."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Valid once `start` has returned."""
+
+    async def start(self, reporter: Reporter) -> None:
+        """Make ready for work. An exception here is reported as BackendStartError."""
+
+    def submit(self, items: Sequence[WorkItem]) -> None:
+        """Take a batch of items, to be run in this order as workers become free."""
+
+    def cancel(self, item: WorkItem) -> None:
+        """End `item` if that is possible; its end is reported when it is dead."""
+
+    async def stop(self, grace: float) -> None:
+        """End everything that still runs, politely for at most `grace` seconds, and free all resources."""

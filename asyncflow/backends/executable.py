@@ -1,0 +1,308 @@
+"""Running a command on a worker: started in a session of its own, its output collected, its whole group ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from asyncflow.backends.contract import ExecutableOptions, WorkItem
+from asyncflow.backends.launch import attempt_mark, command_line, environment
+from asyncflow.backends.orphans import ATTEMPT, Family, end, marked, sweep
+from asyncflow.errors import CommandError, ExecutableError
+
+#: How much of stderr is kept for the error's message, in bytes.
+_TAIL = 64 * 1024
+#: Seconds that a command's leftover background processes get between TERM and KILL once the command itself has ended.
+_LEFTOVER_GRACE = 0.5
+
+
+class Cancelled(Exception):
+    """The command was ended because its task was cancelled."""
+
+
+def run_executable(item: WorkItem, returned: Any, family: Family) -> str:
+    """Run the command that the task's function returned; its stdout, or the path of the file that holds it.
+
+    Raises ExecutableError for a non-zero
+    exit, CommandError for a command that cannot be run as it is, Cancelled, and OSError where it cannot be started.
+    """
+    definition = item.definition
+    options = definition.executable or ExecutableOptions()
+    argv = parse_command(definition.name, returned, options.shell)
+    line = command_line(definition.name, argv, definition.description)
+    process = Process(item, family)
+    stdout, stderr = process.run(line, environment(item, family, options.env), options.cwd, item.directory)
+    if process.returncode:
+        raise ExecutableError(
+            definition.name, returned, process.returncode, socket.gethostname(), stdout, stderr.decode(errors="replace")
+        )
+    return stdout
+
+
+def parse_command(name: str, returned: Any, shell: bool) -> list[str]:
+    """The argument list for what an executable task's function returned."""
+    if shell:
+        if not isinstance(returned, str):
+            raise CommandError(name, f"with shell=True it must return a string, not a {type(returned).__name__}")
+        return ["/bin/sh", "-c", returned]
+    if isinstance(returned, str):
+        return _split(name, returned)
+    if not isinstance(returned, (list, tuple)):
+        raise CommandError(
+            name, f"it returned a {type(returned).__name__}; return the command as a string or a list of its words"
+        )
+    argv = [_word(name, position, word) for position, word in enumerate(returned)]
+    if not argv:
+        raise CommandError(name, "it returned an empty command")
+    return argv
+
+
+def _word(name: str, position: int, word: Any) -> str:
+    if isinstance(word, (str, os.PathLike)):
+        return os.fspath(word)
+    if isinstance(word, (int, float)):
+        return str(word)
+    raise CommandError(name, f"word {position} of its command is a {type(word).__name__}, not a string, number or path")
+
+
+def _split(name: str, command: str) -> list[str]:
+    character = _shell_character(command)
+    if character:
+        raise CommandError(
+            name,
+            f"its command has an unquoted {character!r}, which only a shell understands: {command!r}; "
+            f"quote it, return a list of words, or use shell=True",
+        )
+    try:
+        argv = shlex.split(command)
+    except ValueError as error:
+        raise CommandError(name, f"its command cannot be split into words ({error}): {command!r}") from error
+    if not argv:
+        raise CommandError(name, "it returned an empty command")
+    return argv
+
+
+def _shell_character(command: str) -> str | None:
+    """The first character that a shell would act upon, by the shell's own quoting rules; None where there is none."""
+    quote = ""
+    escaped = False
+    for character in command:
+        if escaped:
+            escaped = False
+        elif character == "\\" and quote != "'":
+            escaped = True
+        elif quote:
+            # Double quotes protect all but these two.
+            if quote == '"' and character in "$`":
+                return character
+            if character == quote:
+                quote = ""
+        elif character in "'\"":
+            quote = character
+        elif character in "|><;&`$":
+            return character
+    return None
+
+
+class Process:
+    """One command from start to end, driven by the worker's thread; only `cancel` is called from others."""
+
+    def __init__(self, item: WorkItem, family: Family) -> None:
+        self._item = item
+        self._family = family
+        self._mark = attempt_mark(item, family)
+        self._wake_end, self._cancel_end = socket.socketpair()
+        self._wake_end.setblocking(False)
+        self.returncode = 0
+
+    def cancel(self) -> None:
+        """End it, from any thread: TERM for its process group, KILL after the grace."""
+        with contextlib.suppress(OSError):  # it has just ended
+            self._cancel_end.send(b".")
+
+    def run(
+        self, line: list[str], variables: Mapping[str, str], cwd: str | None, directory: str | None
+    ) -> tuple[str, bytes]:
+        """Start `line` and wait for its end; stdout (its path where `directory` is given) and stderr's tail."""
+        try:
+            with contextlib.ExitStack() as files:
+                stdout, stderr = _stdio(self._item, directory, files)
+                process = subprocess.Popen(
+                    line,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout or subprocess.PIPE,
+                    stderr=stderr or subprocess.PIPE,
+                    env=dict(variables),
+                    cwd=cwd,
+                    start_new_session=True,
+                )
+                files.callback(_close_pipes, process)
+                output, errors = self._follow(process)
+                if stdout is not None and stderr is not None:
+                    return stdout.name, _tail_of(stderr)
+            return output.decode(errors="replace"), errors
+        finally:
+            self._item.handle = None
+            self._wake_end.close()
+            self._cancel_end.close()
+
+    def _follow(self, process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+        collector = _Collector(process, self._wake_end)
+        self._item.handle = self
+        if self._item.cancelled:  # asked for between the start and the line above
+            self.cancel()
+        try:
+            self._until_exit(process, collector)
+        finally:
+            collector.close()
+        self.returncode = process.wait()
+        if self._item.cancelled:
+            raise Cancelled
+        return bytes(collector.output), bytes(collector.errors[-_TAIL:])
+
+    def _until_exit(self, process: subprocess.Popen[bytes], collector: _Collector) -> None:
+        deadline: float | None = None
+        signalled = False
+        while not collector.exited:
+            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if collector.wait(timeout) and not signalled:
+                signalled = True
+                _signal_group(process.pid, signal.SIGTERM)
+                deadline = time.monotonic() + self._family.grace
+            elif deadline is not None and time.monotonic() >= deadline:
+                deadline = None
+                _signal_group(process.pid, signal.SIGKILL)
+                end(marked(ATTEMPT, self._mark), signal.SIGKILL)
+        self._end_leftovers(process.pid, signalled)
+        collector.drain()
+
+    def _end_leftovers(self, group: int, cancelled: bool) -> None:
+        """End what the command left in the background; its leader is not reaped yet, so the group is still its own."""
+        if not _others_in_group(group) and not cancelled:
+            return
+        _signal_group(group, signal.SIGTERM)
+        sweep(ATTEMPT, self._mark, grace=self._family.grace if cancelled else _LEFTOVER_GRACE)
+        _signal_group(group, signal.SIGKILL)
+
+
+def _stdio(item: WorkItem, directory: str | None, files: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]] | tuple[None, None]:
+    if directory is None:
+        return None, None
+    Path(directory).mkdir(parents=True, exist_ok=True, mode=0o700)
+    stem = Path(directory) / f"{item.uid}.{item.attempt}"
+    return _private_file(f"{stem}.out", files), _private_file(f"{stem}.err", files)
+
+
+def _private_file(path: str, files: contextlib.ExitStack) -> IO[bytes]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.close(descriptor)
+    return files.enter_context(open(path, "r+b"))
+
+
+def _tail_of(file: IO[bytes]) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), _TAIL, max(0, size - _TAIL))
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _others_in_group(group: int) -> bool:
+    """Whether a living process other than the leader is in the group; True where that cannot be told."""
+    try:
+        names = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != group]
+    except OSError:
+        return True
+    for name in names:
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != b"Z":
+            return True
+    return False
+
+
+class _Collector:
+    """Reads a process's output as it comes and notices its exit and the wake-up byte of a cancellation."""
+
+    def __init__(self, process: subprocess.Popen[bytes], wake: socket.socket) -> None:
+        self._process = process
+        self._selector = selectors.DefaultSelector()
+        self.output = bytearray()
+        self.errors = bytearray()
+        self.exited = False
+        self._wake = wake
+        self._selector.register(wake, selectors.EVENT_READ, None)
+        for pipe, kept in ((process.stdout, self.output), (process.stderr, self.errors)):
+            if pipe is not None:
+                os.set_blocking(pipe.fileno(), False)
+                self._selector.register(pipe, selectors.EVENT_READ, kept)
+        # Not the end of the pipes: a background process that inherited them may hold them open for ever.
+        self._pidfd = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else None
+        if self._pidfd is not None:
+            self._selector.register(self._pidfd, selectors.EVENT_READ, None)
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for output, exit or a wake-up; whether it was a wake-up."""
+        if self._pidfd is None:  # no such system call here: look often
+            timeout = 0.05 if timeout is None else min(timeout, 0.05)
+        woken = False
+        for key, _ in self._selector.select(timeout):
+            if key.fileobj is self._wake:
+                self._selector.unregister(self._wake)
+                woken = True
+            elif key.fileobj == self._pidfd:
+                self.exited = True
+            else:
+                self._read(key.fileobj, key.data)
+        if self._pidfd is None and _has_exited(self._process.pid):
+            self.exited = True
+        return woken
+
+    def drain(self) -> None:
+        """Read what the ended process left in its pipes."""
+        for key in list(self._selector.get_map().values()):
+            if key.data is not None:
+                while self._read(key.fileobj, key.data):
+                    pass
+
+    def close(self) -> None:
+        self._selector.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+
+    def _read(self, pipe: Any, kept: bytearray) -> bool:
+        try:
+            data = os.read(pipe.fileno(), 1 << 16)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._selector.unregister(pipe)
+            return False
+        kept += data
+        if kept is self.errors and len(kept) > 4 * _TAIL:
+            del kept[:-_TAIL]
+        return True
+
+
+def _has_exited(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -1,0 +1,91 @@
+"""How much of this machine the process may use: by affinity, cgroup and SLURM, not by the node's size."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from asyncflow.description import Resources
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, at least 1: the least of affinity, cgroup quota and SLURM's allotment."""
+    try:
+        limits = [len(os.sched_getaffinity(0))]
+    except AttributeError:  # not on macOS
+        limits = [os.cpu_count() or 1]
+    limits += [limit for limit in (_cgroup_cores(_CGROUP), _slurm("SLURM_CPUS_ON_NODE")) if limit]
+    return max(1, min(limits))
+
+
+def usable_memory() -> int:
+    """MB (10**6 bytes) that this process may use, as far as it can be told."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6
+    limits = [physical]
+    cgroup = _cgroup_memory(_CGROUP)
+    if cgroup:
+        limits.append(cgroup)
+    slurm = _slurm("SLURM_MEM_PER_NODE")
+    if slurm:
+        limits.append(slurm * 2**20 // 10**6)
+    return min(limits)
+
+
+def usable_gpus() -> tuple[str, ...]:
+    """Ids of the GPUs that this process may use, in the form that CUDA_VISIBLE_DEVICES takes."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(gpu for gpu in (part.strip() for part in visible.split(",")) if gpu and gpu != "-1")
+    devices = Path("/dev").glob("nvidia[0-9]*")
+    return tuple(sorted((device.name.removeprefix("nvidia") for device in devices), key=int))
+
+
+def resources_of(workers: int, gpus: int | tuple[str, ...] | None, memory: int | None) -> tuple[Resources, tuple[str, ...]]:
+    """What a local backend of `workers` has in all, and the ids of its GPUs; None stands for what the machine has."""
+    if gpus is None:
+        gpus = usable_gpus()
+    elif isinstance(gpus, int):
+        gpus = tuple(str(number) for number in range(gpus))
+    return Resources(workers, len(gpus), usable_memory() if memory is None else memory), gpus
+
+
+def _slurm(variable: str) -> int | None:
+    value = os.environ.get(variable, "")
+    return int(value) if value.isdigit() and int(value) > 0 else None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
+def _own_cgroup(root: Path) -> list[Path]:
+    """The cgroup v2 folders from this process's own up to the root: each may set a limit."""
+    text = _read(Path("/proc/self/cgroup")) or ""
+    own = next((line[3:].lstrip("/") for line in text.splitlines() if line.startswith("0::")), "")
+    folder = root / own
+    return [folder, *(parent for parent in folder.parents if parent == root or root in parent.parents)]
+
+
+def _cgroup_cores(root: Path) -> int | None:
+    """Cores granted by cgroup v2's `cpu.max` or v1's quota, rounded up; None where there is no limit."""
+    quotas = []
+    for folder in _own_cgroup(root):
+        words = (_read(folder / "cpu.max") or "max").split()
+        if words[0] != "max" and len(words) == 2:
+            quotas.append(int(words[0]) / int(words[1]))
+    quota, period = _read(root / "cpu/cpu.cfs_quota_us"), _read(root / "cpu/cpu.cfs_period_us")
+    if quota and period and int(quota) > 0:
+        quotas.append(int(quota) / int(period))
+    return max(1, -int(-min(quotas) // 1)) if quotas else None
+
+
+def _cgroup_memory(root: Path) -> int | None:
+    """MB granted by cgroup v2's `memory.max` or v1's limit; None where there is no limit."""
+    files = [folder / "memory.max" for folder in _own_cgroup(root)] + [root / "memory/memory.limit_in_bytes"]
+    limits = [int(text) for text in map(_read, files) if text and text.isdigit()]
+    return min(limits) // 10**6 if limits else None

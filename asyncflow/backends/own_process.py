@@ -1,0 +1,102 @@
+"""Functions that need an interpreter of their own: several MPI ranks, GPUs, an environment, commands to run first.
+
+The call travels in a file of a private folder, each rank's result comes back in another. With one rank the task's
+result is the function's; with several it is the list of all ranks' results, in the order of the ranks. This module is
+also what each rank runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from asyncflow.backends import payload
+from asyncflow.backends.contract import WorkItem
+from asyncflow.backends.executable import Process
+from asyncflow.backends.launch import command_line, environment
+from asyncflow.backends.orphans import Family
+from asyncflow.errors import RemoteError
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from asyncflow.backends.own_process import serve; serve(sys.argv[2])"
+)
+#: Where launchers put a rank's number: Open MPI, PMIx, MPICH, SLURM.
+_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+
+
+def run_function(item: WorkItem, family: Family) -> Any:
+    """Run a function in processes started for it. Raises what the first failing rank raised."""
+    definition = item.definition
+    description = definition.description
+    folder = Path(tempfile.mkdtemp(prefix="asyncflow-"))  # readable by its owner only
+    try:
+        call = (
+            definition.name,
+            payload.dump_function(definition),
+            payload.dump_arguments(definition, item.args, item.kwargs),
+        )
+        (folder / "call").write_bytes(payload.dumps(call))
+        argv = [sys.executable, "-c", _START, json.dumps(sys.path), str(folder)]
+        process = Process(item, family)
+        output, errors = process.run(
+            command_line(definition.name, argv, description), environment(item, family), None, None
+        )
+        sys.stdout.write(output)
+        ranks = description.ranks if description is not None else 1
+        results = [_result(folder, definition.name, rank, process.returncode, errors) for rank in range(ranks)]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return results if len(results) > 1 else results[0]
+
+
+def _result(folder: Path, name: str, rank: int, returncode: int, errors: bytes) -> Any:
+    # A rank that failed takes the others with it: its own error says more than theirs.
+    failed = sorted(folder.glob("error-*"))
+    if failed:
+        raise payload.load_error(name, failed[0].read_bytes())
+    try:
+        data = (folder / f"result-{rank}").read_bytes()
+    except FileNotFoundError:
+        text = errors.decode(errors="replace")
+        raise RemoteError(name, "ProcessDied", f"rank {rank} ended with code {returncode}", text) from None
+    return payload.load_result(name, data)
+
+
+def serve(folder: str) -> None:
+    """One rank: make the call, leave its result or its error."""
+    rank = next((os.environ[variable] for variable in _RANK_VARIABLES if variable in os.environ), "0")
+    place = Path(folder)
+    name, function, arguments = payload.loads((place / "call").read_bytes())
+    try:
+        args, kwargs = payload.load_arguments(name, arguments)
+        value = _call(payload.load_function(name, function), args, kwargs)
+        _leave(place / f"result-{rank}", payload.dump_result(name, value))
+    except BaseException as error:
+        from asyncflow.backends.worker import task_error
+
+        _leave(place / f"error-{rank}", payload.dump_error(name, task_error(name, error)))
+        raise SystemExit(1) from None
+
+
+def _call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    import asyncio
+    import inspect
+
+    from asyncflow.backends.worker import enter_worker
+
+    enter_worker()
+    value = function(*args, **kwargs)
+    return asyncio.run(value) if inspect.iscoroutine(value) else value
+
+
+def _leave(path: Path, data: bytes) -> None:
+    """Written whole or not at all: the reader may look while this process is being ended."""
+    part = path.with_suffix(".part")
+    part.write_bytes(data)
+    part.rename(path)

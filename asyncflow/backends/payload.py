@@ -1,0 +1,151 @@
+"""What travels between processes: functions, arguments, results and exceptions, as bytes.
+
+The plain pickler is tried first, for it is ten times faster; cloudpickle takes what it cannot do, and whatever names
+`__main__`, which is another module on a worker. Pickles are read only from processes that the engine started.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pickle
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+from asyncflow.backends.contract import Definition
+from asyncflow.errors import NotPicklableError, RemoteError, RemoteTraceback
+
+_PROTOCOL = 5
+
+
+def dumps(value: Any) -> bytes:
+    """Pickle anything that can be; raises whatever the picklers raise."""
+    try:
+        data = pickle.dumps(value, _PROTOCOL)
+    except Exception:
+        return bytes(cloudpickle.dumps(value, _PROTOCOL))
+    # By reference, a function or class of `__main__` would be looked up in the worker's own `__main__`.
+    return bytes(cloudpickle.dumps(value, _PROTOCOL)) if b"__main__" in data else data
+
+
+def loads(data: bytes | memoryview) -> Any:
+    """The value that `dumps` wrote."""
+    return pickle.loads(data)
+
+
+def dump_function(definition: Definition) -> bytes:
+    """The function of `definition` for a worker: by reference where it can be imported there, else by value."""
+    try:
+        if definition.reference is not None and definition.reference[0] != "__main__":
+            return dumps((definition.reference, None))
+        return dumps((None, definition.fn))
+    except Exception as error:
+        raise NotPicklableError(definition.name, "function", _reason(error)) from error
+
+
+def load_function(name: str, data: bytes | memoryview) -> Callable[..., Any]:
+    """The function that `dump_function` wrote."""
+    try:
+        reference, function = loads(data)
+        if reference is None:
+            return function  # type: ignore[no-any-return]  # whatever callable the definition held
+        target: Any = importlib.import_module(reference[0])
+        for attribute in reference[1].split("."):
+            target = getattr(target, attribute)
+        return target.fn if hasattr(target, "fn") else target  # type: ignore[no-any-return]  # a Task, or the function
+    except Exception as error:
+        raise NotPicklableError(name, "function", f"on the worker, {_reason(error)}") from error
+
+
+def dump_arguments(definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """The arguments of a call; raises NotPicklableError that names the one that cannot be pickled."""
+    try:
+        return dumps((args, kwargs))
+    except Exception as error:
+        raise NotPicklableError(definition.name, *_culprit(definition, args, kwargs, error)) from error
+
+
+def load_arguments(name: str, data: bytes | memoryview) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that `dump_arguments` wrote."""
+    try:
+        args, kwargs = loads(data)
+    except Exception as error:
+        raise NotPicklableError(name, "arguments", f"on the worker, {_reason(error)}") from error
+    return args, kwargs
+
+
+def _culprit(
+    definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+) -> tuple[str, str]:
+    for label, value in [*zip(_labels(definition.fn, len(args)), args, strict=True), *kwargs.items()]:
+        try:
+            dumps(value)
+        except Exception as found:
+            return f"argument {label!r}", _reason(found)
+    return "arguments", _reason(error)
+
+
+def _labels(function: Callable[..., Any], count: int) -> list[str]:
+    """Names of the first `count` positional parameters; their positions where the signature does not tell."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        names = [p.name for p in inspect.signature(function).parameters.values() if p.kind in positional]
+    except (TypeError, ValueError):
+        names = []
+    return [names[position] if position < len(names) else str(position) for position in range(count)]
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def dump_result(name: str, value: Any) -> bytes:
+    """A task's result; raises NotPicklableError that names the task."""
+    try:
+        return dumps(value)
+    except Exception as error:
+        raise NotPicklableError(name, f"result (a {type(value).__qualname__})", _reason(error)) from error
+
+
+def load_result(name: str, data: bytes | memoryview) -> Any:
+    """The result that `dump_result` wrote."""
+    try:
+        return loads(data)
+    except Exception as error:
+        raise NotPicklableError(name, "result", f"on its way back, {_reason(error)}") from error
+
+
+def dump_error(name: str, error: BaseException) -> bytes:
+    """An exception with the text of its traceback; one that does not survive pickling goes as a RemoteError."""
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    try:
+        data = dumps((error, text))
+        loads(data)  # many exceptions pickle and then cannot be rebuilt from what was pickled
+    except Exception:
+        kind = type(error)
+        stand_in = RemoteError(name, f"{kind.__module__}.{kind.__qualname__}", _message(error), text)
+        return dumps((stand_in, text))
+    return data
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "(its message could not be read)"
+
+
+def load_error(name: str, data: bytes | memoryview) -> BaseException:
+    """The exception that `dump_error` wrote, the remote traceback as its cause."""
+    try:
+        error, text = loads(data)
+    except Exception as found:
+        return RemoteError(name, "unknown", _reason(found), "(it could be read on the worker but not here)")
+    if not isinstance(error, BaseException):
+        return RemoteError(name, type(error).__qualname__, str(error), text)
+    if not isinstance(error, RemoteError):
+        error.__cause__ = RemoteTraceback(text)
+    return error

@@ -1,0 +1,89 @@
+"""From `backend=` to backends: names, executors, awaitables and lists of them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from asyncflow.backends.contract import CONTRACT_VERSION, Backend
+from asyncflow.backends.executor import ExecutorBackend
+from asyncflow.errors import ContractVersionError, DuplicateBackendError, NotABackendError, UnknownBackendError
+
+#: Entry-point group in which a third party's package names its backend's class.
+GROUP = "asyncflow.backends"
+
+#: Ours, so that a source tree that is not installed works too.
+_OWN = {
+    "threads": "asyncflow.backends.threads:ThreadBackend",
+    "processes": "asyncflow.backends.processes:ProcessBackend",
+    "noop": "asyncflow.backends.noop:NoopBackend",
+}
+
+
+async def resolve_backends(given: Any) -> list[Backend]:
+    """The backends that `backend=` stands for, not started; nothing is threads.
+
+    Raises UnknownBackendError, NotABackendError, DuplicateBackendError.
+    """
+    if given is None:
+        given = "threads"
+    several = list(given) if isinstance(given, (list, tuple)) else [given]
+    if not several:
+        raise NotABackendError(given)
+    backends = [await _resolve(one) for one in several]
+    names = [backend.name for backend in backends]
+    for name in names:
+        if names.count(name) > 1:
+            raise DuplicateBackendError(name)
+    return backends
+
+
+async def _resolve(given: Any) -> Backend:
+    if isinstance(given, str):
+        return _by_name(given)
+    if _is_backend(given):
+        return given  # type: ignore[no-any-return]  # the protocol was just checked
+    if isinstance(given, Executor):
+        return ExecutorBackend(given)
+    if inspect.isawaitable(given):
+        return await _awaited(given)
+    raise NotABackendError(given)
+
+
+async def _awaited(given: Awaitable[Any]) -> Backend:
+    return await _resolve(await given)
+
+
+def _is_backend(given: Any) -> bool:
+    if inspect.isclass(given):
+        return False
+    return all(callable(getattr(given, method, None)) for method in ("start", "submit", "cancel", "stop"))
+
+
+def _by_name(name: str) -> Backend:
+    reference = _OWN.get(name)
+    if reference is not None:
+        module, _, attribute = reference.partition(":")
+        return getattr(importlib.import_module(module), attribute)()  # type: ignore[no-any-return]  # by name
+    # Imported here: reading the metadata of everything installed takes longer than importing asyncflow.
+    from importlib.metadata import entry_points
+
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name not in found:
+        raise UnknownBackendError(name, sorted({*_OWN, *found}))
+    return found[name].load()()  # type: ignore[no-any-return]  # a third party's class
+
+
+def check_contract(backend: Backend) -> None:
+    """Raise ContractVersionError where a started backend was written for another contract."""
+    theirs = getattr(backend.capabilities, "contract_version", None)
+    if theirs != CONTRACT_VERSION:
+        raise ContractVersionError(backend.name, theirs, CONTRACT_VERSION)
+
+
+def names_of(backends: Sequence[Backend]) -> list[str]:
+    """The backends' names in their order."""
+    return [backend.name for backend in backends]

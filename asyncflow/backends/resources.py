@@ -1,0 +1,90 @@
+"""Counting cores, GPUs and memory, so that what runs never holds more than there is."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from asyncflow.backends.contract import WorkItem
+from asyncflow.description import Resources
+
+
+class Ledger:
+    """Holds items back until what they ask for is free, then gives them what they asked for.
+
+    Items of one shape (the same amounts) pass in their order. An item that does not fit keeps what is free of its own
+    needs reserved against later ones of other shapes, so that small tasks can never starve a large one. Cost is the
+    number of distinct shapes, not of items.
+    """
+
+    def __init__(self, total: Resources, gpus: tuple[str, ...]) -> None:
+        self.total = total
+        self._cores = total.cores
+        self._memory = total.memory
+        self._gpus = deque(gpus)
+        self._queues: dict[Resources, deque[tuple[int, WorkItem]]] = {}
+        self._arrivals = 0
+
+    def offer(self, item: WorkItem) -> None:
+        """Queue `item`; `admit` gives it out when it fits."""
+        self._arrivals += 1
+        request = item.definition.request
+        queue = self._queues.get(request)
+        if queue is None:
+            queue = self._queues[request] = deque()
+        queue.append((self._arrivals, item))
+
+    def admit(self) -> list[WorkItem]:
+        """The items that may start now, in order; what they hold is taken, and their GPUs are assigned."""
+        admitted: list[WorkItem] = []
+        cores, gpus, memory = self._cores, len(self._gpus), self._memory
+        for request in self._by_arrival():
+            queue = self._queues[request]
+            while queue and request.cores <= cores and request.gpus <= gpus and request.memory <= memory:
+                cores, gpus, memory = cores - request.cores, gpus - request.gpus, memory - request.memory
+                admitted.append(self._take(queue.popleft()[1], request))
+            if queue:  # reserve what is free for the one that does not fit
+                cores, gpus, memory = cores - request.cores, gpus - request.gpus, memory - request.memory
+            else:
+                del self._queues[request]
+        return admitted
+
+    def release(self, item: WorkItem) -> None:
+        """Give back what an admitted `item` held."""
+        request = item.definition.request
+        self._cores += request.cores
+        self._memory += request.memory
+        self._gpus.extend(item.gpus)
+        item.gpus = ()
+
+    def withdraw(self, item: WorkItem) -> bool:
+        """Take a queued `item` out; False where it is not (or no longer) queued."""
+        request = item.definition.request
+        queue = self._queues.get(request, deque())
+        kept = deque(entry for entry in queue if entry[1] is not item)
+        if len(kept) == len(queue):
+            return False
+        if kept:
+            self._queues[request] = kept
+        else:
+            del self._queues[request]
+        return True
+
+    def drain(self) -> list[WorkItem]:
+        """Take out every queued item."""
+        items = [item for queue in self._queues.values() for _, item in queue]
+        self._queues.clear()
+        return items
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._queues.values())
+
+    def _by_arrival(self) -> list[Resources]:
+        if len(self._queues) == 1:
+            return list(self._queues)
+        return sorted(self._queues, key=lambda request: self._queues[request][0][0])
+
+    def _take(self, item: WorkItem, request: Resources) -> WorkItem:
+        self._cores -= request.cores
+        self._memory -= request.memory
+        item.gpus = tuple(self._gpus.popleft() for _ in range(request.gpus))
+        return item

@@ -1,0 +1,221 @@
+"""Tasks on threads of this process: the default. For I/O, executables, and NumPy that releases the GIL."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+
+from asyncflow.backends.aside import aside
+from asyncflow.backends.contract import CONCURRENCY, Capabilities, Kind, Place, Reporter, WorkItem
+from asyncflow.backends.machine import resources_of, usable_cores
+from asyncflow.backends.orphans import Family
+from asyncflow.backends.resources import Ledger
+from asyncflow.backends.worker import CoroutineLoop, CoroutineQueue, Runtime, cancelled_outcome, enter_worker
+from asyncflow.errors import InvalidOptionError
+
+_log = logging.getLogger("asyncflow")
+
+#: Seconds between TERM and KILL for a cancelled executable.
+GRACE = 5.0
+
+
+class _Holder:
+    """A task that holds named resources, on its way to a worker; further cores are further workers kept idle."""
+
+    def __init__(self, item: WorkItem) -> None:
+        self.item = item
+        self.released = threading.Event()
+
+
+class _KeepIdle:
+    """Tells one worker to stay idle until `holder`'s task has ended."""
+
+    def __init__(self, holder: _Holder) -> None:
+        self.holder = holder
+
+
+class ThreadBackend:
+    """Own worker threads, one core each.
+
+    `workers` defaults to the cores that this process may use; give more for tasks that mostly wait. GPUs and memory
+    (MB) default to what the machine shows. Threads are daemons: one that hangs in user code does not keep the program
+    alive. Coroutines run on as many further threads, each with an event loop, started when first needed.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        name: str = "threads",
+        gpus: int | tuple[str, ...] | None = None,
+        memory: int | None = None,
+        concurrency: int = CONCURRENCY,
+        grace: float = GRACE,
+    ) -> None:
+        """`concurrency` is coroutines a worker, `grace` seconds between TERM and KILL for a cancelled executable."""
+        if workers is not None and workers < 1:
+            raise InvalidOptionError("workers", workers, "at least 1")
+        self.name = name
+        self._workers = workers or usable_cores()
+        total, gpu_ids = resources_of(self._workers, gpus, memory)
+        self.capabilities = Capabilities(
+            workers=self._workers,
+            total=total,
+            shares_memory=True,
+            concurrency=self._workers * concurrency,
+            cancels_functions=False,
+            cancels_executables=True,
+            survives_worker_loss=True,
+        )
+        self._concurrency = concurrency
+        self._ledger = Ledger(total, gpu_ids)
+        self._ledger_lock = threading.Lock()
+        self._runtime = Runtime(Family(grace))
+        self._calls: queue.SimpleQueue[WorkItem | _Holder | _KeepIdle | None] = queue.SimpleQueue()
+        self._coroutines = CoroutineQueue()
+        self._loops: list[CoroutineLoop] = []
+        self._threads: list[threading.Thread] = []
+        #: What each worker runs now, by its name; only its own thread writes its entry.
+        self._running: dict[str, WorkItem | None] = {}
+        self._holders: set[_Holder] = set()
+
+    async def start(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        for number in range(self._workers):
+            name = f"{self.name}-{number}"
+            thread = threading.Thread(target=self._serve, args=(Place(name),), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def submit(self, items: Sequence[WorkItem]) -> None:
+        described = False
+        for item in items:
+            definition = item.definition
+            if definition.shares_worker:
+                self._submit_coroutine(item)
+            elif definition.description is None:
+                self._calls.put(item)
+            else:
+                described = True
+                with self._ledger_lock:
+                    self._ledger.offer(item)
+        if described:
+            self._admit()
+
+    def _submit_coroutine(self, item: WorkItem) -> None:
+        if not self._coroutines.parked and len(self._loops) < self._workers:
+            place = Place(f"{self.name}-loop-{len(self._loops)}")
+            loop = CoroutineLoop(self._coroutines, self._reporter, place, self._concurrency)
+            self._loops.append(loop)
+            loop.thread.start()
+        self._coroutines.put(item)
+
+    def _admit(self) -> None:
+        with self._ledger_lock:
+            for item in self._ledger.admit():
+                holder = _Holder(item)
+                self._holders.add(holder)
+                # The queue is first in, first out: the further workers are idle before the task begins.
+                for _ in range(item.definition.request.cores - 1):
+                    self._calls.put(_KeepIdle(holder))
+                self._calls.put(holder)
+
+    def _release(self, holder: _Holder) -> None:
+        with self._ledger_lock:
+            self._ledger.release(holder.item)
+            self._holders.discard(holder)
+        holder.released.set()
+        self._admit()
+
+    def cancel(self, item: WorkItem) -> None:
+        item.cancelled = True
+        with self._ledger_lock:
+            queued = item.definition.description is not None and self._ledger.withdraw(item)
+        if queued:
+            self._reporter.finished(item, cancelled_outcome(Place(self.name)))
+        elif isinstance(item.handle, CoroutineLoop):
+            item.handle.cancel(item)
+        elif item.handle is not None:
+            item.handle.cancel()
+        elif item.definition.kind is Kind.FUNCTION and item in self._running.values():
+            _log.warning(
+                "%r (%s) was cancelled, but a plain function on a thread cannot be stopped: its worker stays taken "
+                "until it returns; backend 'processes' can stop one",
+                item.definition.name,
+                item.uid,
+            )
+
+    def _serve(self, place: Place) -> None:
+        enter_worker()
+        while (taken := self._calls.get()) is not None:
+            if type(taken) is WorkItem:
+                self._run(taken, place)
+            elif isinstance(taken, _KeepIdle):
+                taken.holder.released.wait()
+            elif isinstance(taken, _Holder):
+                self._run(taken.item, place, taken)
+            del taken  # or the last item's arguments would live until the next one comes
+
+    def _run(self, item: WorkItem, place: Place, holder: _Holder | None = None) -> None:
+        self._running[place.worker] = item
+        if not item.cancelled:
+            self._reporter.started(item, place, time.time())
+        outcome = self._runtime.call(item, place)
+        self._running[place.worker] = None
+        if holder is not None:
+            self._release(holder)
+        self._reporter.finished(item, outcome)
+
+    async def stop(self, grace: float) -> None:
+        family = self._runtime.family
+        family.grace = min(family.grace, grace)
+        self._drop_queued()
+        for item in list(self._running.values()):
+            if item is not None:
+                item.cancelled = True
+                if item.handle is not None:
+                    item.handle.cancel()
+        for loop in self._loops:
+            loop.stop()
+        for holder in list(self._holders):
+            holder.released.set()
+        for _ in self._threads:
+            self._calls.put(None)
+        # An executable that ignores TERM is dead only after its grace and some.
+        await aside(lambda: self._join(grace + 1.0), f"{self.name}-stop")
+        await aside(family.disband, f"{self.name}-stop")
+
+    def _drop_queued(self) -> None:
+        with self._ledger_lock:
+            dropped = self._ledger.drain()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                taken = self._calls.get_nowait()
+                if isinstance(taken, WorkItem):
+                    dropped.append(taken)
+                elif isinstance(taken, _Holder):
+                    dropped.append(taken.item)
+        with contextlib.suppress(IndexError):
+            while True:
+                dropped.append(self._coroutines.items.popleft())
+        place = Place(self.name)
+        for item in dropped:
+            self._reporter.finished(item, cancelled_outcome(place))
+
+    def _join(self, within: float) -> None:
+        deadline = time.monotonic() + within
+        threads = self._threads + [loop.thread for loop in self._loops]
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        for thread in threads:
+            if thread.is_alive():
+                _log.warning("thread %r did not end: it is stuck in %s", thread.name, self._occupation(thread.name))
+
+    def _occupation(self, worker: str) -> str:
+        loop = next((loop for loop in self._loops if loop.thread.name == worker), None)
+        items = loop.live if loop is not None else [self._running.get(worker)]
+        return ", ".join(f"{item.definition.name!r} ({item.uid})" for item in items if item) or "no task"

@@ -1,0 +1,147 @@
+"""One call of a task or block, from registration to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from asyncflow.backends.contract import Definition, Kind, WorkItem
+from asyncflow.graph import Node, State
+
+if TYPE_CHECKING:
+    from asyncflow.future import TaskFuture
+    from asyncflow.lane import Lane
+    from asyncflow.scheduler import Scheduler
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the engine does with a task's attempts; nothing a worker needs to know."""
+
+    #: The name of the backend to use; None is the engine's default.
+    backend: str | None = None
+    #: How often a failed attempt is followed by another.
+    retries: int = 0
+    #: Seconds before the next attempt, or a function that gives them for the number of failures so far (1, 2, ...).
+    retry_delay: float | Callable[[int], float] = 0.0
+    #: How many losses of its worker a task survives.
+    max_losses: int = 3
+    #: Seconds that one attempt may run; None is no limit.
+    timeout: float | None = None
+    #: Higher goes first among the ready tasks of one backend.
+    priority: int = 0
+
+
+class Binding:
+    """A task on one engine: its definition and policy, and the lane that its calls take."""
+
+    __slots__ = ("definition", "keeps", "lane", "policy", "scheduler")
+
+    def __init__(
+        self, definition: Definition, policy: Policy, lane: Lane, scheduler: Scheduler, keeps: object
+    ) -> None:
+        self.definition = definition
+        self.policy = policy
+        self.lane = lane
+        self.scheduler = scheduler
+        #: The task object, kept alive while any of its calls is unfinished.
+        self.keeps = keeps
+
+
+class Component(Node):
+    """A node of the graph with all that the engine knows of one call. Belongs to one scheduler and its loop."""
+
+    __slots__ = (
+        "args",
+        "attempt",
+        "binding",
+        "context",
+        "failures",
+        "foreign",
+        "future",
+        "item",
+        "kwargs",
+        "losses",
+        "nested",
+        "parent",
+        "seq",
+        "solo",
+        "timer",
+        "workflow_id",
+    )
+
+    def __init__(
+        self,
+        seq: int,
+        binding: Binding,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        nested: bool | None,
+        workflow_id: str | None,
+        parent: str | None,
+    ) -> None:
+        Node.__init__(self)
+        #: Number of the call in its engine, from 1.
+        self.seq = seq
+        self.binding = binding
+        #: As passed, futures and all; dropped when the component has ended.
+        self.args = args
+        self.kwargs = kwargs
+        #: Whether futures stand inside containers; None where there are none at all.
+        self.nested = nested
+        self.workflow_id = workflow_id
+        #: uid of the block in whose body the call was made.
+        self.parent = parent
+        #: Set by the scheduler right after; dropped when the component has ended and the user holds the future.
+        self.future: TaskFuture[Any] | None = None
+        self.context: contextvars.Context | None = None
+        #: The current attempt, from its hand-over to its end.
+        self.item: WorkItem | None = None
+        #: Attempts so far, failed ones, and workers lost under it while it ran alone.
+        self.attempt = 0
+        self.failures = 0
+        self.losses = 0
+        #: Must run alone: it was on a worker that was lost.
+        self.solo = False
+        #: Unfinished dependencies that are no components of this engine.
+        self.foreign = 0
+        #: Ends its BACKOFF.
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def uid(self) -> str:
+        """Unique in its engine: `task.000001`, `block.000002`."""
+        kind = "block" if self.binding.definition.kind is Kind.BLOCK else "task"
+        return f"{kind}.{self.seq:06d}"
+
+    @property
+    def name(self) -> str:
+        return self.binding.definition.name
+
+    @property
+    def state(self) -> State:
+        return self.phase.state
+
+    def story(self) -> str:
+        return (
+            f"{self.name!r} ({self.uid}) in phase {self.phase.name}, attempt {self.attempt}, "
+            f"waiting for {self.waits} dependencies"
+        )
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What `flow.components[uid]["description"]` shows; `arguments` only while it is unfinished."""
+        definition = self.binding.definition
+        executable = definition.kind is Kind.EXECUTABLE
+        where = f"{getattr(definition.fn, '__module__', '?')}.{getattr(definition.fn, '__qualname__', definition.name)}"
+        return {
+            "name": definition.name,
+            "workflow_id": self.workflow_id,
+            "function": None if executable else where,
+            "executable": where if executable else None,
+            "arguments": None if self.phase.ended else (self.args, dict(self.kwargs or {})),
+            "parent": self.parent,
+        }

@@ -1,0 +1,93 @@
+"""What a task asks of its backend: ranks, cores, GPUs, memory, environment. The field's names, typed and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any
+
+from asyncflow.errors import InvalidOptionError, TaskDefinitionError, UnknownOptionError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """An amount of cores, GPUs and memory: what a backend has in all, or what one task holds."""
+
+    cores: int = 0
+    gpus: int = 0
+    #: MB (10**6 bytes), as in RADICAL-Pilot's task description.
+    memory: int = 0
+
+    def shortfalls(self, total: Resources) -> list[str]:
+        """In words, each kind of which this asks for more than `total` has."""
+        asked = (("cores", self.cores, total.cores), ("GPUs", self.gpus, total.gpus), ("MB", self.memory, total.memory))
+        return [f"{want} {kind} where there are {have}" for kind, want, have in asked if want > have]
+
+
+@dataclass(frozen=True)
+class TaskDescription:
+    """What one task asks for; also accepted as a dict with the same keys.
+
+    A task that names any of the amounts holds them from its start to its end.
+    """
+
+    #: How many MPI ranks; more than one runs under `mpirun`.
+    ranks: int = 1
+    cores_per_rank: int = 1
+    gpus_per_rank: int = 0
+    #: MB (10**6 bytes) of memory for each rank; counted, not enforced.
+    mem_per_rank: int = 0
+    #: Environment variables added to those of the worker.
+    environment: Mapping[str, str] = field(default_factory=dict)
+    #: Shell commands run, in this order and in one shell, before each rank starts.
+    pre_exec: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("ranks", 1), ("cores_per_rank", 1), ("gpus_per_rank", 0), ("mem_per_rank", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InvalidOptionError(f"task_description: {name}", value, f"a whole number of at least {least}")
+        if not isinstance(self.environment, Mapping):
+            raise InvalidOptionError("task_description: environment", self.environment, "a dict of strings")
+        if isinstance(self.pre_exec, str):
+            raise InvalidOptionError("task_description: pre_exec", self.pre_exec, "a list of shell commands")
+        # Copied and coerced, so that a later change of the caller's dict changes nothing here.
+        environment = {str(key): str(value) for key, value in self.environment.items()}
+        object.__setattr__(self, "environment", MappingProxyType(environment))
+        object.__setattr__(self, "pre_exec", tuple(self.pre_exec))
+
+    def __reduce__(self) -> Any:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _described, (values | {"environment": dict(self.environment)},)
+
+    @property
+    def resources(self) -> Resources:
+        """What all ranks hold together."""
+        return Resources(
+            self.ranks * self.cores_per_rank,
+            self.ranks * self.gpus_per_rank,
+            self.ranks * self.mem_per_rank,
+        )
+
+    @property
+    def needs_own_process(self) -> bool:
+        """Whether a function can meet this only in an interpreter that is started for it."""
+        return bool(self.ranks > 1 or self.gpus_per_rank or self.environment or self.pre_exec)
+
+
+def _described(values: dict[str, Any]) -> TaskDescription:
+    return TaskDescription(**values)
+
+
+def describe(name: str, value: TaskDescription | Mapping[str, Any] | None) -> TaskDescription | None:
+    """`task_description=` of the task called `name`, as the typed object; None where nothing is asked for."""
+    if value is None or isinstance(value, TaskDescription):
+        return value
+    if not isinstance(value, Mapping):
+        raise TaskDefinitionError(name, f"task_description is a {type(value).__name__}, not a dict or TaskDescription")
+    known = [f.name for f in fields(TaskDescription)]
+    for key in value:
+        if key not in known:
+            raise UnknownOptionError(str(key), known)
+    return TaskDescription(**value) if value else None

@@ -1,0 +1,295 @@
+"""The engine: what users create, decorate with and shut down. Thin: it hands on to the rooms below."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import threading
+import uuid
+import warnings
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from asyncflow.arguments import find_futures
+from asyncflow.backends.contract import Backend, Kind
+from asyncflow.backends.registry import check_contract, names_of, resolve_backends
+from asyncflow.blocks import BlockRunner
+from asyncflow.component import Binding
+from asyncflow.components import Components
+from asyncflow.errors import (
+    AsyncflowError,
+    BackendStartError,
+    CallOutsideLoopError,
+    EngineClosedError,
+    EngineNotPicklableError,
+    ForeignThreadError,
+    InvalidOptionError,
+    TaskDefinitionError,
+    UnknownBackendError,
+    UnsatisfiableRequestError,
+)
+from asyncflow.future import TaskFuture
+from asyncflow.guard import start_guard
+from asyncflow.lane import BackendState
+from asyncflow.mapping import TaskMap
+from asyncflow.scheduler import Scheduler
+from asyncflow.scope import WorkflowScope, closed, enter, opened, scope_of
+from asyncflow.task import Decorators, Task, refuse_on_worker
+
+R = TypeVar("R")
+
+_NO_KWARGS: dict[str, Any] = {}
+_get_running_loop = asyncio._get_running_loop
+
+
+class WorkflowEngine(Decorators):
+    """Turns calls into a graph and runs what is ready on its backends. Made by `WorkflowEngine.create()`.
+
+    It serves the event loop on which it was created. Close it with `await flow.shutdown()` or by leaving its
+    `async with`; one that is forgotten is shut down, with a ResourceWarning, when `asyncio.run` ends.
+    """
+
+    _engine: WorkflowEngine  # of the decorators: this very one
+
+    def __init__(self, uid: str, work_dir: Path, history: int, block_warning: float | None) -> None:
+        """Use `WorkflowEngine.create()`."""
+        self.uid = uid
+        self.work_dir = work_dir
+        self.loop = asyncio.get_running_loop()
+        #: False while calls are possible.
+        self.closed = False
+        self._engine = self
+        self._thread = threading.current_thread()
+        self._scheduler = Scheduler(self.loop, history=history, directory=str(work_dir / uid))
+        self.components = Components(self._scheduler)
+        self._blocks = BackendState(BlockRunner())
+        self._backends: dict[str, BackendState] = {}
+        self._block_warning = block_warning
+        self._stop_guard: Callable[[], None] = lambda: None
+        self._shutdown: asyncio.Task[None] | None = None
+
+    @staticmethod
+    def create(
+        backend: Any = None,
+        *,
+        work_dir: str | Path = ".asyncflow",
+        uid: str | None = None,
+        dry_run: bool = False,
+        history: int = 10_000,
+        block_warning: float | None = 1.0,
+    ) -> EngineCreation:
+        """Start an engine: `await` it, or use it in `async with`, which shuts it down.
+
+        `backend` is a backend, an awaitable of one, any `concurrent.futures.Executor`, a name ("threads",
+        "processes", "noop", or one that a package registered), or a list of these with distinct names, of which the
+        first is the default; nothing means threads. `work_dir` is where files go, made when the first is written.
+        With `dry_run` no task runs: each gives None. `history` finished components stay in `flow.components`.
+        A coroutine that holds the loop for more than `block_warning` seconds is named in the log; None for never.
+        """
+        if history < 0:
+            raise InvalidOptionError("history", history, "at least 0")
+        if block_warning is not None and block_warning < 0:
+            raise InvalidOptionError("block_warning", block_warning, "seconds of at least 0, or None")
+        make = partial(
+            WorkflowEngine, uid or f"flow-{uuid.uuid4().hex[:8]}", Path(work_dir).absolute(), history, block_warning
+        )
+        return EngineCreation(make, "noop" if dry_run else backend)
+
+    async def _start(self, given: Any) -> None:
+        for backend in await resolve_backends(given):
+            self._backends[backend.name] = BackendState(backend)
+        started: list[Backend] = []
+        try:
+            for state in self._backends.values():
+                started.append(state.backend)
+                await state.backend.start(self._scheduler.reporter(state))
+                check_contract(state.backend)
+        except BaseException as error:
+            for backend in started:
+                with contextlib.suppress(Exception):
+                    await backend.stop(0.0)
+            if isinstance(error, AsyncflowError) or not isinstance(error, Exception):
+                raise
+            raise BackendStartError(started[-1].name, f"{type(error).__name__}: {error}") from error
+        await self._blocks.backend.start(self._scheduler.direct_reporter(self._blocks))
+        self._stop_guard = start_guard(self.loop, self._block_warning, self.uid)
+        opened(self)
+        # asyncio.run closes asynchronous generators when it ends: that is how a forgotten engine is noticed, without
+        # a task of ours among the user's.
+        self._lifeline = self._shut_down_with_loop()
+        await self._lifeline.__anext__()
+
+    async def _shut_down_with_loop(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            if not self.closed:
+                await self.shutdown()
+                warnings.warn(f"engine {self.uid!r} was never shut down", ResourceWarning, stacklevel=1)
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    def _call(
+        self, task: Task[R], args: tuple[Any, ...], kwargs: dict[str, Any], workflow_id: str | None
+    ) -> TaskFuture[R]:
+        if _get_running_loop() is not self.loop or self.closed:
+            self._refuse(task)
+        binding = task._binding
+        if binding is None or binding.scheduler is not self._scheduler:
+            binding = self._bind(task)
+        futures, nested = find_futures(args, kwargs)
+        scope = scope_of(self)
+        parent = None
+        if scope is not None:
+            parent = scope.parent
+            workflow_id = workflow_id or scope.workflow_id
+        component = self._scheduler.add(binding, args, kwargs or None, futures, nested, workflow_id, parent)
+        if binding.lane.shares_memory:
+            component.context = contextvars.copy_context()
+            if binding.definition.kind is Kind.BLOCK:
+                component.context.run(enter, self, workflow_id or component.uid, component.uid)
+        return component.future  # type: ignore[return-value]  # the future of a call of Task[R]
+
+    def _refuse(self, task: Task[Any]) -> None:
+        """Say why this is not the place for a call."""
+        refuse_on_worker(task.name)
+        if self.closed:
+            raise EngineClosedError(task.name, self.uid)
+        if threading.current_thread() is not self._thread:
+            raise ForeignThreadError(task.name, threading.current_thread().name)
+        raise CallOutsideLoopError(task.name, _get_running_loop() is not None)
+
+    def _bind(self, task: Task[Any]) -> Binding:
+        definition, policy = task.definition, task.policy
+        state = self._blocks if definition.kind is Kind.BLOCK else self._backend(policy.backend, task.name)
+        if definition.kind is not Kind.BLOCK:
+            shortfalls = definition.request.shortfalls(state.capabilities.total)
+            if shortfalls:
+                raise UnsatisfiableRequestError(task.name, state.backend.name, shortfalls)
+        task._binding = Binding(definition, policy, state.lane(definition), self._scheduler, task)
+        return task._binding
+
+    def _backend(self, name: str | None, task: str) -> BackendState:
+        if name is None:
+            return next(iter(self._backends.values()))
+        if name not in self._backends:
+            raise UnknownBackendError(name, names_of([state.backend for state in self._backends.values()]), task)
+        return self._backends[name]
+
+    def workflow_scope(self, workflow_id: str | None = None) -> WorkflowScope:
+        """`with` or `async with`: calls inside belong to this workflow; without a name one is made, `wf-1a2b3c4d`."""
+        return WorkflowScope(self, workflow_id)
+
+    def map(self, task: Task[R], *iterables: Iterable[Any], window: int = 10_000) -> TaskMap[R]:
+        """Call `task` for each input, at most `window` calls ahead: `async for` its results, or await their list.
+
+        Several iterables give several arguments, as in `map()`. The loop stays free however many inputs there are.
+        """
+        if not isinstance(task, Task):
+            raise TaskDefinitionError(str(task), "flow.map takes a task: decorate the function first")
+        return TaskMap(task, iterables, window)
+
+    def cancel(self, workflow_id: str) -> int:
+        """Cancel every unfinished component of a workflow; how many there were."""
+        return self._scheduler.cancel_all(workflow_id, f"workflow {workflow_id!r} was cancelled")
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Wait until every call has ended, well or not. Calls stay possible."""
+        await self._scheduler.drain()
+
+    async def shutdown(self, grace: float = 5.0) -> None:
+        """Cancel what is unfinished and end all that the engine started. May be called twice.
+
+        `grace` is seconds that running executables and blocks get to end by themselves. Afterwards a call raises
+        EngineClosedError.
+        """
+        if self._shutdown is None:
+            self.closed = True
+            self._shutdown = asyncio.ensure_future(self._shut_down(grace))
+        # Cancelling one of several waiters must not leave the shutdown half done.
+        await asyncio.shield(self._shutdown)
+
+    async def _shut_down(self, grace: float) -> None:
+        message = f"engine {self.uid!r} was shut down"
+        self._scheduler.cancel_all(message=message)
+        await self._blocks.backend.stop(grace)
+        # gather, not one by one: each may need its grace.
+        ends = await asyncio.gather(
+            *(state.backend.stop(grace) for state in self._backends.values()), return_exceptions=True
+        )
+        self._scheduler.abandon_all(message)
+        self._stop_guard()
+        closed(self)
+        await self._lifeline.aclose()
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+
+    async def __aenter__(self) -> WorkflowEngine:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                await self.drain()
+        finally:
+            await self.shutdown()
+
+    def __reduce__(self) -> Any:
+        raise EngineNotPicklableError
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self._scheduler.unfinished)} unfinished"
+        return f"<WorkflowEngine {self.uid} on {', '.join(self._backends)}: {state}>"
+
+
+class EngineCreation:
+    """What `WorkflowEngine.create()` returns: await it for the engine, or enter it with `async with`."""
+
+    def __init__(self, make: Callable[[], WorkflowEngine], backend: Any) -> None:
+        self._make = make
+        self._backend = backend
+        self._flow: WorkflowEngine | None = None
+
+    async def _create(self) -> WorkflowEngine:
+        flow = self._make()
+        await flow._start(self._backend)
+        return flow
+
+    def __await__(self) -> Generator[Any, None, WorkflowEngine]:
+        return self._create().__await__()
+
+    async def __aenter__(self) -> WorkflowEngine:
+        self._flow = await self._create()
+        return self._flow
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._flow is not None:
+            await self._flow.__aexit__(kind, error, trace)
+
+
+def run(main: Callable[..., Coroutine[Any, Any, R]], backend: Any = None, **options: Any) -> R:
+    """Run `async def main()` or `main(flow)` with an engine around it, from a plain script.
+
+    `backend` and `options` are those of `WorkflowEngine.create()`. The engine is the only open one while it runs, so
+    module-level tasks find it.
+    """
+    if not inspect.iscoroutinefunction(main):
+        raise TaskDefinitionError(getattr(main, "__name__", str(main)), "asyncflow.run() takes an 'async def' function")
+
+    async def with_engine() -> R:
+        async with WorkflowEngine.create(backend, **options) as flow:
+            return await (main(flow) if inspect.signature(main).parameters else main())
+
+    return asyncio.run(with_engine())

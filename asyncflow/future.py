@@ -1,0 +1,96 @@
+"""What a call returns and all that users await."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from asyncflow.graph import State
+
+if TYPE_CHECKING:
+    from asyncflow.component import Component
+
+R = TypeVar("R")
+
+
+class FailureNotice:
+    """Shared by the future of a task that failed first and those of all tasks that failed because of it.
+
+    When the last of them is gone and nobody looked at any, the failure is logged: once, for the root.
+    """
+
+    __slots__ = ("_error", "_loop", "_name", "_uid", "seen")
+
+    def __init__(self, component: Component, error: BaseException, loop: asyncio.AbstractEventLoop) -> None:
+        self._name = component.name
+        self._uid = component.uid
+        self._error = error
+        self._loop = loop
+        self.seen = False
+
+    def __del__(self) -> None:
+        if not self.seen:
+            self._loop.call_exception_handler(
+                {
+                    "message": f"asyncflow: {self._name!r} ({self._uid}) failed and nobody awaited it",
+                    "exception": self._error,
+                }
+            )
+
+
+class TaskFuture(asyncio.Future[R]):
+    """The future of one call: an `asyncio.Future` of the engine's loop. Pass it to other tasks, or await it.
+
+    Cancelling it cancels the call: `await asyncio.shield(future)` only watches. It is a future, not a coroutine:
+    `gather`, `wait` and `ensure_future` take it, `create_task` does not.
+    """
+
+    __slots__ = ("_component", "_failure")
+
+    # Set by the scheduler; not in an __init__, which would cost half as much as making the future itself.
+    _component: Component
+    _failure: FailureNotice | None
+
+    @property
+    def uid(self) -> str:
+        """Unique in its engine, and where `flow.components` has it."""
+        return self._component.uid
+
+    @property
+    def name(self) -> str:
+        """The task's name: its function's, unless `name=` gave another."""
+        return self._component.name
+
+    @property
+    def workflow_id(self) -> str | None:
+        """The workflow that the call belongs to; None outside any."""
+        return self._component.workflow_id
+
+    @property
+    def state(self) -> State:
+        """PENDING, RUNNING, DONE, FAILED or CANCELLED."""
+        return self._component.state
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel the call and all that depends on it; False where it has ended.
+
+        A task's future is cancelled at once, while its work is being ended. A block, like an `asyncio.Task`, is asked
+        to: its future ends when its coroutine has.
+        """
+        if self.done():
+            return False
+        return self._component.binding.scheduler.cancel(self._component, msg)
+
+    def __del__(self) -> None:
+        # asyncio's own message would come for every future of a failed graph; the notice logs one for its root.
+        if self._failure is not None:
+            if self._log_traceback:
+                self._log_traceback = False
+            else:
+                self._failure.seen = True
+
+    def __repr__(self) -> str:
+        try:
+            return f"<TaskFuture {self.name} {self.uid} {self.state} (await it: a future, not a coroutine)>"
+        except AttributeError:  # not yet bound to its component
+            return "<TaskFuture>"

@@ -1,0 +1,104 @@
+"""The loop guard: names who holds the event loop for too long.
+
+A thread asks the loop for a sign of life four times within the limit. Where none comes it looks at the loop thread's
+stack, once, and when the loop is free again it logs how long that took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from time import monotonic
+from types import FrameType
+
+_log = logging.getLogger("asyncflow")
+
+
+class LoopGuard:
+    """Watches one event loop from `start` to `stop`, both called on it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: float, name: str) -> None:
+        """`limit` is seconds that a callback may hold the loop unnamed."""
+        self._loop = loop
+        self._limit = limit
+        self._thread_id = threading.get_ident()
+        self._alive = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name=f"{name}-guard", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends within a quarter of the limit; does not wait for it."""
+        self._stopped.set()
+        self._alive.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        pause = self._limit / 4
+        last_seen = monotonic()
+        while not self._stopped.wait(pause):
+            self._alive.clear()
+            try:
+                self._loop.call_soon_threadsafe(self._alive.set)
+            except RuntimeError:  # closed without a shutdown
+                return
+            # Asked `pause` after the last sign: silence for the rest of the limit is silence for all of it.
+            if self._alive.wait(self._limit - pause):
+                last_seen = monotonic()
+                continue
+            culprit = self._culprit()
+            self._alive.wait()
+            if culprit is not None and not self._stopped.is_set():
+                _log.warning("%s for %.1f s", culprit, monotonic() - last_seen)
+            last_seen = monotonic()
+
+    def _culprit(self) -> str | None:
+        frame = sys._current_frames().get(self._thread_id)
+        if frame is None or _asleep(frame):
+            return None
+        return _describe(frame, _task_name(self._loop))
+
+
+def _asleep(frame: FrameType) -> bool:
+    """Whether the loop is in its selector: it was short of processor time, nothing held it."""
+    return frame.f_code.co_name in ("select", "_poll") and "select" in frame.f_code.co_filename
+
+
+def _task_name(loop: asyncio.AbstractEventLoop) -> str | None:
+    task = asyncio.current_task(loop)
+    return task.get_name() if task is not None else None
+
+
+def _describe(frame: FrameType, task: str | None) -> str:
+    stack = list(traceback.walk_stack(frame))  # innermost first
+    innermost = stack[0][0]
+    coroutine = next((f for f, _ in stack if f.f_code.co_flags & inspect.CO_COROUTINE), None)
+    line = f"{innermost.f_code.co_filename}:{stack[0][1]} in {_name(innermost)}"
+    if coroutine is None:
+        return f"a callback held the event loop at {line}"
+    own = next((number for f, number in stack if f is coroutine), 0)
+    where = f"{coroutine.f_code.co_filename}:{own}"
+    who = f"coroutine {_name(coroutine)}" + (f" of {task}" if task else "")
+    inside = f", in {line}" if coroutine is not innermost else ""
+    return f"{who} held the event loop at {where}{inside}; make the blocking part a task, which runs on a worker; it held it"
+
+
+def _name(frame: FrameType) -> str:
+    code = frame.f_code
+    return str(getattr(code, "co_qualname", code.co_name))  # co_qualname came with Python 3.11
+
+
+def start_guard(loop: asyncio.AbstractEventLoop, limit: float | None, name: str) -> Callable[[], None]:
+    """Start a guard where there is a limit; what stops it."""
+    if not limit:
+        return lambda: None
+    guard = LoopGuard(loop, limit, name)
+    guard.start()
+    return guard.stop

@@ -1,0 +1,104 @@
+"""One queue of ready tasks on their way to one backend, and how many of them may be out at a time.
+
+A backend has a lane for plain calls, one for coroutines, and one for each amount of named resources: tasks that wait
+for a GPU must not hold up tasks that need none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+
+from asyncflow.backends.contract import Backend, Capabilities, Definition, WorkItem
+from asyncflow.component import Component
+from asyncflow.graph import Phase
+
+#: Seconds of work that a backend holds ahead for each of its workers: enough that none waits for the engine's loop,
+#: little enough that priorities and cancellation reach most tasks before they begin.
+_AHEAD = 0.01
+#: The most items ahead of each worker, however short they are.
+_MOST = 1000
+#: How much the last task's cost counts in the running mean.
+_WEIGHT = 0.05
+
+
+class BackendState:
+    """A backend as the engine uses it: started or not, broken or not."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        #: Why it can run nothing more; None while it can.
+        self.broken: str | None = None
+        self.lanes: dict[Hashable, Lane] = {}
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.backend.capabilities
+
+    def lane(self, definition: Definition) -> Lane:
+        """The lane that calls of `definition` take."""
+        coroutines = definition.shares_worker
+        key: Hashable = coroutines if definition.description is None else definition.request
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = Lane(self, coroutines)
+        return lane
+
+
+class Lane:
+    """Ready components of one backend, by priority and then in their order."""
+
+    __slots__ = ("_cost", "_fixed", "_queues", "_ranks", "_workers", "dirty", "limit", "out", "reports_start", "shares_memory", "state")
+
+    def __init__(self, state: BackendState, coroutines: bool) -> None:
+        capabilities = state.capabilities
+        self.state = state
+        self.shares_memory = capabilities.shares_memory
+        self.reports_start = capabilities.reports_start
+        self._workers = capabilities.workers
+        #: Coroutines cost no worker while they wait, and must all be out to overlap. Where a backend does not report
+        #: starts, what is handed over must start at once.
+        self._fixed = coroutines or not capabilities.reports_start
+        self.limit = capabilities.concurrency if coroutines else self._workers * (1 if self._fixed else 2)
+        #: Mean seconds a task; begins high, so that nothing is sent ahead before there is evidence.
+        self._cost = 1.0
+        #: Items handed over and not yet reported as ended.
+        self.out: set[WorkItem] = set()
+        self._queues: dict[int, deque[Component]] = {}
+        #: The priorities in `_queues`, highest first.
+        self._ranks: list[int] = []
+        #: Whether the scheduler already knows that there is something to hand over.
+        self.dirty = False
+
+    def push(self, component: Component, first: bool = False) -> None:
+        """Queue a READY component; `first` puts it before those of its priority."""
+        rank = component.binding.policy.priority
+        queue = self._queues.get(rank)
+        if queue is None:
+            queue = self._queues[rank] = deque()
+            self._ranks = sorted(self._queues, reverse=True)
+        if first:
+            queue.appendleft(component)
+        else:
+            queue.append(component)
+
+    def pop(self) -> Component | None:
+        """The next READY component; those cancelled meanwhile are passed over. None where there is none."""
+        for rank in self._ranks:
+            queue = self._queues[rank]
+            while queue:
+                component = queue.popleft()
+                if component.phase is Phase.READY:
+                    return component
+        return None
+
+    def settle(self, item: WorkItem, seconds: float | None) -> bool:
+        """An item ended after `seconds`; False where it was not out (a backend that reports twice)."""
+        if item not in self.out:
+            return False
+        self.out.remove(item)
+        if seconds is not None and not self._fixed:
+            self._cost += (seconds - self._cost) * _WEIGHT if seconds < self._cost else seconds - self._cost
+            ahead = _AHEAD / self._cost if self._cost > _AHEAD / _MOST else _MOST
+            self.limit = self._workers * (2 + int(ahead))
+        return True

@@ -1,0 +1,60 @@
+"""`flow.map`: a task over many inputs, a window of calls at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Generator, Iterable
+from typing import Any, Generic, TypeVar
+
+from asyncflow.errors import InvalidOptionError
+from asyncflow.future import TaskFuture
+from asyncflow.task import Task
+
+R = TypeVar("R")
+
+#: Calls made before the loop gets a turn.
+_STRIDE = 200
+
+
+class TaskMap(Generic[R]):
+    """The results of a mapped task, in the order of the inputs: `async for` one by one, or `await` for a list.
+
+    At most `window` calls are unfinished or unread at a time. The first failure in that order is raised where it
+    stands and cancels the calls still out, as does leaving the iteration early.
+    """
+
+    def __init__(self, task: Task[R], iterables: tuple[Iterable[Any], ...], window: int) -> None:
+        if not isinstance(window, int) or window < 1:
+            raise InvalidOptionError("window", window, "a whole number of at least 1")
+        self._task = task
+        self._inputs = zip(*iterables) if len(iterables) != 1 else ((value,) for value in iterables[0])
+        self._window = window
+
+    async def __aiter__(self) -> AsyncIterator[R]:
+        out: deque[TaskFuture[R]] = deque()
+        exhausted = False
+        try:
+            while not exhausted or out:
+                calls = 0
+                while not exhausted and len(out) < self._window and calls < _STRIDE:
+                    arguments = next(self._inputs, None)
+                    if arguments is None:
+                        exhausted = True
+                        break
+                    out.append(self._task(*arguments))
+                    calls += 1
+                if calls == _STRIDE and not out[0].done():
+                    await asyncio.sleep(0)
+                elif out:
+                    yield await out[0]
+                    out.popleft()
+        finally:
+            for future in out:
+                future.cancel()
+
+    def __await__(self) -> Generator[Any, None, list[R]]:
+        return self._all().__await__()
+
+    async def _all(self) -> list[R]:
+        return [result async for result in self]

@@ -1,0 +1,515 @@
+"""Ready tasks to their backends, outcomes back to the graph: attempts, retries, timeouts, cancellation, back-pressure.
+
+All state here is touched on the engine's loop only. Backends report from any thread through a mailbox, which wakes the
+loop once per burst; what becomes ready in a burst is handed over at its end, in the same turn of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import Any
+
+from asyncflow.arguments import resolve
+from asyncflow.backends.contract import Kind, Loss, Outcome, Place, WorkItem
+from asyncflow.component import Binding, Component
+from asyncflow.errors import (
+    BackendLostError,
+    DependencyFailureError,
+    ForeignFutureError,
+    InternalError,
+    TaskTimeoutError,
+    WorkerLostError,
+)
+from asyncflow.future import FailureNotice, TaskFuture
+from asyncflow.graph import Phase, connect, orphans, release, validate
+from asyncflow.lane import BackendState, Lane
+
+#: Reports handled in one turn of the loop: a few milliseconds' worth, so that the loop stays responsive.
+_BURST = 1000
+
+
+class Mailbox:
+    """Reports from any thread, handled on the loop in the order in which they came."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, after: Callable[[], None]) -> None:
+        """`after` is called on the loop at the end of each burst."""
+        self._loop = loop
+        self._after = after
+        self._reports: deque[tuple[Callable[[Any, Any], None], Any, Any]] = deque()
+        self._woken = False
+
+    def post(self, handler: Callable[[Any, Any], None], subject: Any, report: Any) -> None:
+        """Have `handler(subject, report)` called on the loop soon."""
+        self._reports.append((handler, subject, report))
+        # Two threads may both wake the loop, which is harmless; neither may leave it asleep.
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody can be told any more
+                self._loop.call_soon_threadsafe(self._handle)
+
+    def _handle(self) -> None:
+        self._woken = False
+        reports = self._reports
+        for _ in range(min(len(reports), _BURST)):
+            handler, subject, report = reports.popleft()
+            try:
+                handler(subject, report)
+            except Exception as error:
+                self._loop.call_exception_handler(
+                    {"message": f"asyncflow: a report of {subject!r} could not be handled", "exception": error}
+                )
+        self._after()
+        if reports and not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._handle)
+
+
+class _MailboxReporter:
+    """The `Reporter` of a backend: everything goes through the mailbox."""
+
+    def __init__(self, scheduler: Scheduler, mailbox: Mailbox, state: BackendState) -> None:
+        self._scheduler = scheduler
+        self._post = mailbox.post
+        self._state = state
+
+    def started(self, item: WorkItem, place: Place, time: float) -> None:
+        self._post(self._scheduler.on_started, item, time)
+
+    def finished(self, item: WorkItem, outcome: Outcome) -> None:
+        self._post(self._scheduler.on_finished, item, outcome)
+
+    def lost(self, item: WorkItem, loss: Loss) -> None:
+        self._post(self._scheduler.on_lost, item, loss)
+
+    def broken(self, reason: str) -> None:
+        self._post(self._scheduler.on_broken, self._state, reason)
+
+
+class _DirectReporter:
+    """The `Reporter` of the block runner, which is on the loop already: its ends count in the same turn."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def started(self, item: WorkItem, place: Place, time: float) -> None:
+        self._scheduler.on_started(item, time)
+
+    def finished(self, item: WorkItem, outcome: Outcome) -> None:
+        self._scheduler.on_finished(item, outcome)
+        self._scheduler.flush()
+
+    def lost(self, item: WorkItem, loss: Loss) -> None:
+        raise InternalError("a block cannot lose its worker")
+
+    def broken(self, reason: str) -> None:
+        raise InternalError("the block runner cannot break")
+
+
+class Scheduler:
+    """The engine's core: owns the components and moves them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, history: int, directory: str) -> None:
+        """`directory` is where executables with `capture_stdio` write."""
+        self._loop = loop
+        self._directory = directory
+        self._numbers = count(1)
+        self.unfinished: dict[int, Component] = {}
+        self.history: deque[Component] = deque(maxlen=history)
+        self._mailbox = Mailbox(loop, self.flush)
+        self._dirty: list[Lane] = []
+        self._flush_due = False
+        self._states: list[BackendState] = []
+        self._idle_waiters: list[asyncio.Future[None]] = []
+
+    def reporter(self, state: BackendState) -> _MailboxReporter:
+        """What the backend of `state` reports to."""
+        self._states.append(state)
+        return _MailboxReporter(self, self._mailbox, state)
+
+    def direct_reporter(self, state: BackendState) -> _DirectReporter:
+        """What the block runner reports to."""
+        self._states.append(state)
+        return _DirectReporter(self)
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        binding: Binding,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        futures: list[asyncio.Future[Any]],
+        nested: bool,
+        workflow_id: str | None,
+        parent: str | None,
+    ) -> Component:
+        """Register a call that depends on `futures`; its component, with its future, ready to be awaited."""
+        if futures:
+            self._check_loops(binding, futures)
+        component = Component(
+            next(self._numbers), binding, args, kwargs, nested if futures else None, workflow_id, parent
+        )
+        future: TaskFuture[Any] = TaskFuture(loop=self._loop)
+        future._component = component
+        future._failure = None
+        component.future = future
+        self.unfinished[component.seq] = component
+        for dependency in futures:
+            self._depend(component, dependency)
+        if not component.waits and component.phase is Phase.WAITING:
+            self._make_ready(component)
+            if not self._flush_due:
+                self._flush_due = True
+                self._loop.call_soon(self.flush)
+        return component
+
+    def _check_loops(self, binding: Binding, futures: list[asyncio.Future[Any]]) -> None:
+        for future in futures:
+            if future.get_loop() is not self._loop and not future.done():
+                raise ForeignFutureError(binding.definition.name, future)
+
+    def _depend(self, component: Component, future: asyncio.Future[Any]) -> None:
+        if not future.done():
+            if type(future) is TaskFuture and future._component.binding.scheduler is self:
+                connect(component, (future._component,))
+            else:
+                component.waits += 1
+                component.foreign += 1
+                future.add_done_callback(partial(self._foreign_ended, component))
+        elif not component.phase.ended:
+            self._check_ended(component, future)
+
+    def _check_ended(self, component: Component, future: asyncio.Future[Any]) -> None:
+        """End `component` with a dependency that has ended other than well."""
+        if future.cancelled():
+            self._end_cancelled(component, f"its dependency {_names(future)[0]!r} was cancelled")
+            return
+        # Not exception(): that would count as the user's having looked at it.
+        error = future._exception if isinstance(future, TaskFuture) else future.exception()
+        if error is not None:
+            notice = future._failure if isinstance(future, TaskFuture) else None
+            self._end_failed(component, _dependency_failure(component, _names(future), error), notice)
+
+    def _foreign_ended(self, component: Component, future: asyncio.Future[Any]) -> None:
+        component.waits -= 1
+        component.foreign -= 1
+        if component.phase.ended:
+            return
+        self._check_ended(component, future)
+        if not component.waits and component.phase is Phase.WAITING:
+            self._make_ready(component)
+        self.flush()
+
+    # --- ready -> backend --------------------------------------------------------------------------------------------
+
+    def _make_ready(self, component: Component, first: bool = False) -> None:
+        component.move(Phase.READY)
+        lane = component.binding.lane
+        lane.push(component, first)
+        if not lane.dirty:
+            lane.dirty = True
+            self._dirty.append(lane)
+
+    def flush(self) -> None:
+        """Hand ready components to their backends, as far as these take them."""
+        self._flush_due = False
+        while self._dirty:
+            lane = self._dirty.pop()
+            lane.dirty = False
+            batch: list[WorkItem] = []
+            while len(lane.out) < lane.limit and (component := lane.pop()) is not None:
+                if lane.state.broken is not None:
+                    self._end_broken(component, lane.state)
+                elif (item := self._hand_over(component, lane)) is not None:
+                    batch.append(item)
+            if batch:
+                self._submit(lane, batch)
+
+    def _hand_over(self, component: Component, lane: Lane) -> WorkItem | None:
+        """The item of the component's next attempt; None where its arguments cannot be made."""
+        args, kwargs = component.args, component.kwargs or {}
+        if component.nested is not None:
+            try:
+                args, kwargs = resolve(args, kwargs, component.nested)
+            except Exception as error:
+                self._end_failed(component, error)
+                return None
+        component.attempt += 1
+        definition = component.binding.definition
+        item = WorkItem(
+            definition, args, kwargs, uid=component.uid, attempt=component.attempt, context=component.context
+        )
+        item.solo = component.solo
+        if definition.executable is not None and definition.executable.capture_stdio:
+            item.directory = self._directory
+        item.component = component
+        item.lane = lane
+        component.item = item
+        component.move(Phase.SUBMITTED)
+        lane.out.add(item)
+        return item
+
+    def _submit(self, lane: Lane, batch: list[WorkItem]) -> None:
+        try:
+            lane.state.backend.submit(batch)
+        except Exception as error:
+            self.on_broken(lane.state, f"submit raised {type(error).__name__}: {error}")
+            return
+        if not lane.reports_start:
+            for item in batch:
+                self.on_started(item, self._loop.time())
+
+    # --- reports of backends -----------------------------------------------------------------------------------------
+
+    def on_started(self, item: WorkItem, time: float) -> None:
+        component: Component = item.component
+        if component.item is not item or component.phase is not Phase.SUBMITTED:
+            return
+        item.started = time
+        component.move(Phase.RUNNING)
+        timeout = component.binding.policy.timeout
+        if timeout is not None:
+            item.timer = self._loop.call_later(timeout, self._time_out, item, timeout)
+
+    def on_finished(self, item: WorkItem, outcome: Outcome) -> None:
+        if not self._settle(item, max(0.0, outcome.ended - outcome.started)):
+            return
+        component: Component = item.component
+        component.item = None
+        error = outcome.error
+        if error is None:
+            self._end_done(component, outcome.value)
+        elif isinstance(error, asyncio.CancelledError):
+            self._end_cancelled(component, str(error) or None)
+        else:
+            self._attempt_failed(component, error)
+
+    def on_lost(self, item: WorkItem, loss: Loss) -> None:
+        if not self._settle(item, None):
+            return
+        component: Component = item.component
+        component.item = None
+        if loss.begun:
+            # Company is no proof of guilt: it runs again, alone, and a loss while alone is its own.
+            component.solo = True
+            component.losses += loss.alone
+        policy = component.binding.policy
+        if component.losses > policy.max_losses:
+            self._end_failed(
+                component,
+                WorkerLostError(
+                    component.name, component.uid, loss.reason, loss.host, component.losses, loss.exit_code
+                ),
+            )
+        else:
+            self._make_ready(component, first=True)
+
+    def _settle(self, item: WorkItem, seconds: float | None) -> bool:
+        """Free the item's slot; whether it was still its component's current attempt."""
+        lane: Lane = item.lane
+        if not lane.settle(item, seconds):
+            return False
+        if not lane.dirty:
+            lane.dirty = True
+            self._dirty.append(lane)
+        if item.timer is not None:
+            item.timer.cancel()
+        current: bool = item.component.item is item
+        # The backend may hold the item a little longer; what it was given must not live as long.
+        item.args, item.kwargs, item.context = (), {}, None
+        return current
+
+    def on_broken(self, state: BackendState, reason: str) -> None:
+        """Fail everything that is with the backend; what comes later fails when it is handed over."""
+        if state.broken is None:
+            state.broken = reason
+        for lane in state.lanes.values():
+            for item in list(lane.out):
+                if self._settle(item, None):
+                    item.component.item = None
+                    self._end_broken(item.component, state)
+        self.flush()
+
+    def _end_broken(self, component: Component, state: BackendState) -> None:
+        error = BackendLostError(component.name, state.backend.name, state.broken or "")
+        self._end_failed(component, error)
+
+    # --- attempts ----------------------------------------------------------------------------------------------------
+
+    def _time_out(self, item: WorkItem, seconds: float) -> None:
+        component: Component = item.component
+        if component.item is not item:
+            return
+        error = TaskTimeoutError(component.name, seconds, component.attempt)
+        self._abandon(component)
+        self._attempt_failed(component, error)
+        self.flush()
+
+    def _abandon(self, component: Component) -> None:
+        """Give up the current attempt: the backend ends its work, and its report will change nothing here."""
+        item, component.item = component.item, None
+        if item is None:
+            return
+        if item.timer is not None:
+            item.timer.cancel()
+        self._cancel_item(item)
+
+    def _cancel_item(self, item: WorkItem) -> None:
+        item.cancelled = True
+        item.lane.state.backend.cancel(item)
+
+    def _attempt_failed(self, component: Component, error: BaseException) -> None:
+        component.failures += 1
+        policy = component.binding.policy
+        if component.failures > policy.retries:
+            self._end_failed(component, error)
+            return
+        delay = policy.retry_delay
+        if callable(delay):
+            try:
+                delay = float(delay(component.failures))
+            except Exception as wrong:
+                self._end_failed(component, wrong)
+                return
+        component.move(Phase.BACKOFF)
+        if delay > 0:
+            component.timer = self._loop.call_later(delay, self._again, component)
+        else:
+            self._make_ready(component)
+
+    def _again(self, component: Component) -> None:
+        component.timer = None
+        if component.phase is Phase.BACKOFF:
+            self._make_ready(component)
+            self.flush()
+
+    # --- cancellation ------------------------------------------------------------------------------------------------
+
+    def cancel(self, component: Component, message: Any | None = None) -> bool:
+        """Cancel a component; False where it has ended. A running block is asked to end and ends in its own time."""
+        if component.phase.ended:
+            return False
+        if component.item is not None:
+            if component.binding.definition.kind is Kind.BLOCK:
+                self._cancel_item(component.item)
+                return True
+            self._abandon(component)
+        self._end_cancelled(component, message)
+        return True
+
+    def cancel_all(self, workflow_id: str | None = None, message: str | None = None) -> int:
+        """Cancel every unfinished component, or those of one workflow; how many there were."""
+        chosen = [c for c in self.unfinished.values() if workflow_id is None or c.workflow_id == workflow_id]
+        # Blocks first: a block must see its own cancellation, not that of a task which it happens to await.
+        chosen.sort(key=lambda component: component.binding.definition.kind is not Kind.BLOCK)
+        for component in chosen:
+            self.cancel(component, message)
+        return len(chosen)
+
+    # --- ends --------------------------------------------------------------------------------------------------------
+
+    def _end_done(self, component: Component, value: Any) -> None:
+        component.move(Phase.DONE)
+        future = component.future
+        if future is not None and not future.done():
+            future.set_result(value)
+        for dependent in release(component):
+            self._make_ready(dependent)  # type: ignore[arg-type]  # every node of this graph is a component
+        self._forget(component)
+
+    def _end_failed(
+        self, component: Component, error: BaseException, notice: FailureNotice | None = None
+    ) -> None:
+        notice = notice or FailureNotice(component, error, self._loop)
+        ending: list[tuple[Component, BaseException]] = [(component, error)]
+        while ending:  # not recursive: a chain may be a million tasks long
+            component, error = ending.pop()
+            if component.phase.ended:
+                continue
+            component.move(Phase.FAILED)
+            future = component.future
+            if future is not None and not future.done():
+                future._failure = notice
+                future.set_exception(error)
+            names = (component.name, component.uid)
+            for dependent in orphans(component):
+                ending.append((dependent, _dependency_failure(dependent, names, error)))  # type: ignore[arg-type]
+            self._forget(component)
+
+    def _end_cancelled(self, component: Component, message: Any | None) -> None:
+        ending = [component]
+        while ending:
+            component = ending.pop()
+            if component.phase.ended:
+                continue
+            component.move(Phase.CANCELLED)
+            if component.future is not None:
+                asyncio.Future.cancel(component.future, message)
+            message = f"its dependency {component.name!r} ({component.uid}) was cancelled"
+            ending.extend(orphans(component))  # type: ignore[arg-type]
+            self._forget(component)
+
+    def _forget(self, component: Component) -> None:
+        """Let go of all that an ended component held."""
+        del self.unfinished[component.seq]
+        component.args, component.kwargs, component.context, component.future = (), None, None, None
+        if component.timer is not None:
+            component.timer.cancel()
+            component.timer = None
+        self.history.append(component)
+        if not self.unfinished and self._idle_waiters:
+            for waiter in self._idle_waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._idle_waiters.clear()
+
+    async def drain(self) -> None:
+        """Wait until no component is unfinished."""
+        while self.unfinished:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._idle_waiters.append(waiter)
+            await waiter
+
+    def abandon_all(self, message: str) -> None:
+        """End the future of every component that is still unfinished, whatever its work does."""
+        for component in list(self.unfinished.values()):
+            self._abandon(component)
+            self._end_cancelled(component, message)
+
+    # --- self-check --------------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Raise InternalError where an invariant of `docs/design.md` does not hold."""
+        components = list(self.unfinished.values())
+        validate(components, {component: component.foreign for component in components if component.foreign})
+        for component in components:
+            handed_over = component.phase in (Phase.SUBMITTED, Phase.RUNNING)
+            if handed_over != (component.item is not None):
+                raise InternalError(f"{component.story()} has the item {component.item!r}")
+            if component.item is not None and component.item not in component.item.lane.out:
+                raise InternalError(f"{component.story()} has an item that is not out")
+            if component.future is None or component.future.done():
+                raise InternalError(f"{component.story()} has no unfinished future")
+
+    def out(self) -> int:
+        """How many items are with backends."""
+        return sum(len(lane.out) for state in self._states for lane in state.lanes.values())
+
+
+def _names(future: asyncio.Future[Any]) -> tuple[str, str]:
+    if isinstance(future, TaskFuture):
+        return future.name, future.uid
+    return type(future).__name__, "not of this engine"
+
+
+def _dependency_failure(
+    component: Component, failed: tuple[str, str], error: BaseException
+) -> DependencyFailureError:
+    failure = DependencyFailureError(component.name, component.uid, [failed], error)
+    failure.__cause__ = failure.root_cause
+    return failure
