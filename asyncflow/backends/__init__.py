@@ -12,6 +12,7 @@ from asyncflow.backends.contract import (
 )
 from asyncflow.backends.executor import ExecutorBackend, LocalExecutionBackend
 from asyncflow.backends.noop import NoopBackend
+from asyncflow.backends.processes import ProcessBackend
 from asyncflow.backends.threads import ThreadBackend
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "NoopBackend",
     "Outcome",
     "Place",
+    "ProcessBackend",
     "Reporter",
     "ThreadBackend",
     "WorkItem",

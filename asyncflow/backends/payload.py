@@ -10,7 +10,7 @@ import importlib
 import inspect
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
@@ -58,6 +58,63 @@ def load_function(name: str, data: bytes | memoryview) -> Callable[..., Any]:
         return target.fn if hasattr(target, "fn") else target  # type: ignore[no-any-return]  # a Task, or the function
     except Exception as error:
         raise NotPicklableError(name, "function", f"on the worker, {_reason(error)}") from error
+
+
+def pack(value: Any) -> list[bytes | memoryview]:
+    """Like `dumps`, in segments: the pickle, then the large buffers (NumPy's, say) that it refers to, not copied."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        data = pickle.dumps(value, _PROTOCOL, buffer_callback=buffers.append)
+        if b"__main__" not in data:
+            return [data, *(buffer.raw() for buffer in buffers)]
+    except Exception:
+        buffers.clear()
+    else:
+        buffers.clear()
+    data = cloudpickle.dumps(value, _PROTOCOL, buffer_callback=buffers.append)
+    return [data, *(buffer.raw() for buffer in buffers)]
+
+
+def unpack(segments: Sequence[bytes | bytearray | memoryview]) -> Any:
+    """The value that `pack` wrote; it keeps the segments' memory."""
+    return pickle.loads(segments[0], buffers=segments[1:])
+
+
+def pack_arguments(
+    definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[bytes | memoryview]:
+    """`dump_arguments` in segments."""
+    try:
+        return pack((args, kwargs))
+    except Exception as error:
+        raise NotPicklableError(definition.name, *_culprit(definition, args, kwargs, error)) from error
+
+
+def unpack_arguments(
+    name: str, segments: Sequence[bytes | bytearray | memoryview]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that `pack_arguments` wrote."""
+    try:
+        args, kwargs = unpack(segments)
+    except Exception as error:
+        raise NotPicklableError(name, "arguments", f"on the worker, {_reason(error)}") from error
+    return args, kwargs
+
+
+def pack_result(name: str, value: Any) -> list[bytes | memoryview]:
+    """`dump_result` in segments."""
+    try:
+        return pack(value)
+    except Exception as error:
+        raise NotPicklableError(name, f"result (a {type(value).__qualname__})", _reason(error)) from error
+
+
+def unpack_result(name: str, segments: Sequence[bytes | bytearray | memoryview]) -> Any:
+    """The result that `pack_result` wrote."""
+    try:
+        return unpack(segments)
+    except Exception as error:
+        raise NotPicklableError(name, "result", f"on its way back, {_reason(error)}") from error
 
 
 def dump_arguments(definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:

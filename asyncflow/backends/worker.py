@@ -159,6 +159,15 @@ class CoroutineQueue:
             return
         loop.wake()
 
+    def park(self, loop: CoroutineLoop) -> bool:
+        """`loop` is about to sleep; False where there is something for it here."""
+        self.parked[loop] = None
+        # Looked at after parking: whoever puts an item now either is seen here or sees this loop parked.
+        if not self.items:
+            return True
+        self.parked.pop(loop, None)
+        return False
+
 
 class CoroutineLoop:
     """An event loop on a thread of its own that takes coroutines from a queue, one at a time between its steps.
@@ -228,11 +237,8 @@ class CoroutineLoop:
         """About to sleep: whether it may. False where the queue has something for this loop."""
         if self._stopping or len(self._live) >= self._concurrency:
             return True
-        self._queue.parked[self] = None
-        # Looked at after parking: whoever puts an item now either is seen here or sees this loop parked.
-        if not self._queue.items:
+        if self._queue.park(self):
             return True
-        self.unpark()
         self._loop.call_soon(self._pull)
         return False
 

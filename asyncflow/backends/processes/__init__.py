@@ -1,0 +1,5 @@
+"""Tasks in worker processes of this machine: for CPU work."""
+
+from asyncflow.backends.processes.backend import ProcessBackend
+
+__all__ = ["ProcessBackend"]

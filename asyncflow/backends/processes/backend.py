@@ -1,0 +1,83 @@
+"""The face of the process pool towards the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from asyncflow.backends.aside import aside
+from asyncflow.backends.contract import CONCURRENCY, Capabilities, Reporter, WorkItem
+from asyncflow.backends.machine import resources_of, usable_cores
+from asyncflow.backends.orphans import Family
+from asyncflow.backends.processes.pool import Pool
+from asyncflow.backends.resources import Ledger
+from asyncflow.errors import InvalidOptionError
+
+#: Seconds between TERM and KILL for a cancelled executable.
+GRACE = 5.0
+
+
+class ProcessBackend:
+    """Own worker processes, one core each, for CPU work.
+
+    `workers` defaults to the cores that this process may use. Workers are fresh interpreters (never forks), started
+    when first needed; they do not import the caller's `__main__`, so a script needs no `if __name__ == "__main__"`.
+    Numerical libraries use one thread in them unless the task asks for more cores. `env` is added to their
+    environment. GPUs and memory (MB) default to what the machine shows. A function that is cancelled, or that kills
+    its worker, costs its worker process and nothing else.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        name: str = "processes",
+        gpus: int | tuple[str, ...] | None = None,
+        memory: int | None = None,
+        env: Mapping[str, str] | None = None,
+        concurrency: int = CONCURRENCY,
+        grace: float = GRACE,
+    ) -> None:
+        """`concurrency` is coroutines a worker, `grace` seconds between TERM and KILL for a cancelled executable."""
+        if workers is not None and workers < 1:
+            raise InvalidOptionError("workers", workers, "at least 1")
+        self.name = name
+        self._workers = workers or usable_cores()
+        total, self._gpus = resources_of(self._workers, gpus, memory)
+        self.capabilities = Capabilities(
+            workers=self._workers,
+            total=total,
+            shares_memory=False,
+            concurrency=self._workers * concurrency,
+            cancels_functions=True,
+            cancels_executables=True,
+            survives_worker_loss=True,
+        )
+        self._env = dict(env or {})
+        self._concurrency = concurrency
+        self._grace = grace
+        self._pool: Pool | None = None
+
+    async def start(self, reporter: Reporter) -> None:
+        ledger = Ledger(self.capabilities.total, self._gpus)
+        self._pool = Pool(
+            self.name, self._workers, ledger, Family(self._grace), self._env, self._concurrency, reporter
+        )
+        self._pool.thread.start()
+
+    def submit(self, items: Sequence[WorkItem]) -> None:
+        self._started().submit(items)
+
+    def cancel(self, item: WorkItem) -> None:
+        item.cancelled = True
+        self._started().cancel(item)
+
+    async def stop(self, grace: float) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.stop(grace)
+            await aside(pool.thread.join, f"{self.name}-stop")
+
+    def _started(self) -> Pool:
+        if self._pool is None:
+            raise RuntimeError(f"backend {self.name!r} is not running")
+        return self._pool

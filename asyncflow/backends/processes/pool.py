@@ -1,0 +1,376 @@
+"""The thread that keeps the worker processes: gives them work, reads what they send, notices their end.
+
+All state is this thread's own. The engine's loop talks to it through a queue of commands and a wake-up socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from asyncflow.backends import payload
+from asyncflow.backends.contract import Definition, Kind, Loss, Outcome, Place, Reporter, WorkItem
+from asyncflow.backends.launch import attempt_mark
+from asyncflow.backends.orphans import ATTEMPT, Family, sweep
+from asyncflow.backends.processes.channel import Message
+from asyncflow.backends.processes.process import WorkerProcess
+from asyncflow.backends.resources import Ledger
+from asyncflow.backends.worker import cancelled_outcome
+
+_log = logging.getLogger("asyncflow")
+
+#: Workers that die, one after the other, before they have come up: then the next would die too.
+_FAILED_STARTS = 3
+#: Seconds between looks at processes where the system cannot tell of their end (no pidfd).
+_LOOK = 0.2
+
+
+class Pool:
+    """Up to `size` workers busy with calls, and as many that carry coroutines; started when needed."""
+
+    def __init__(
+        self,
+        name: str,
+        size: int,
+        ledger: Ledger,
+        family: Family,
+        env: Mapping[str, str],
+        concurrency: int,
+        reporter: Reporter,
+    ) -> None:
+        self._name = name
+        self._size = size
+        self._ledger = ledger
+        self._family = family
+        self._env = env
+        self._concurrency = concurrency
+        self._reporter = reporter
+        self._place = Place(name)
+        self._commands: deque[tuple[Callable[..., None], Any]] = deque()
+        self._wake_end, self._waker = socket.socketpair()
+        self._wake_end.setblocking(False)
+        self._waker.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_end, selectors.EVENT_READ, None)
+        self._workers: list[WorkerProcess] = []
+        self._started = 0
+        self._failed_starts = 0
+        self._coroutines: deque[WorkItem] = deque()
+        self._keys = 0
+        self._where: dict[WorkItem, tuple[int, WorkerProcess]] = {}
+        self._functions: WeakKeyDictionary[Definition, bytes] = WeakKeyDictionary()
+        self._stop_by: float | None = None
+        self.thread = threading.Thread(target=self._run, name=f"{name}-pool", daemon=True)
+
+    # --- called on the engine's loop ---------------------------------------------------------------------------------
+
+    def submit(self, items: Any) -> None:
+        self._command(self._take, items)
+
+    def cancel(self, item: WorkItem) -> None:
+        self._command(self._cancel, item)
+
+    def stop(self, grace: float) -> None:
+        """End everything within `grace` seconds and a little; the thread ends then."""
+        self._command(self._begin_stop, grace)
+
+    def _command(self, function: Callable[..., None], argument: Any) -> None:
+        self._commands.append((function, argument))
+        with contextlib.suppress(BlockingIOError, OSError):  # full: it is awake anyway; closed: it has ended
+            self._waker.send(b".")
+
+    # --- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._family.guard()
+            while self._stop_by is None or self._workers:
+                self._turn()
+        except BaseException as error:
+            _log.exception("the pool thread of backend %r failed", self._name)
+            self._reporter.broken(f"its pool thread failed with {type(error).__name__}: {error}")
+        finally:
+            for worker in list(self._workers):
+                worker.kill()
+                worker.reap()
+                worker.close()
+            self._selector.close()
+            self._wake_end.close()
+            self._waker.close()
+            self._family.disband()
+
+    def _turn(self) -> None:
+        for key, events in self._selector.select(self._timeout()):
+            if key.data is None:
+                with contextlib.suppress(BlockingIOError):
+                    self._wake_end.recv(4096)
+            elif key.data in self._workers:
+                self._on_event(key.data, key.fileobj, events)
+        if not hasattr(selectors, "EpollSelector"):
+            self._look_for_dead()
+        while self._commands:
+            function, argument = self._commands.popleft()
+            function(argument)
+        if self._stop_by is None:
+            self._assign()
+        elif time.monotonic() > self._stop_by:
+            for worker in self._workers:
+                worker.kill()
+        self._flush()
+
+    def _timeout(self) -> float | None:
+        if self._stop_by is not None:
+            return max(0.01, self._stop_by - time.monotonic())
+        return None if hasattr(selectors, "EpollSelector") else _LOOK
+
+    def _look_for_dead(self) -> None:
+        for worker in list(self._workers):
+            if worker.has_exited():
+                self._on_death(worker)
+
+    def _on_event(self, worker: WorkerProcess, source: object, events: int) -> None:
+        if source == worker.pidfd:
+            self._on_death(worker)
+        elif events & selectors.EVENT_READ and not self._read(worker):
+            self._on_death(worker)
+
+    def _read(self, worker: WorkerProcess) -> bool:
+        """Heed what the worker sent; False where it has closed its end."""
+        try:
+            messages = worker.channel.receive()
+        except (EOFError, OSError):
+            return False
+        for message in messages:
+            self._heed(worker, message)
+        return True
+
+    def _flush(self) -> None:
+        for worker in self._workers:
+            try:
+                done = worker.channel.flush()
+            except OSError:  # it has died; its end will be noticed by itself
+                done = True
+            events = selectors.EVENT_READ if done else selectors.EVENT_READ | selectors.EVENT_WRITE
+            if self._selector.get_key(worker.channel.sock).events != events:
+                self._selector.modify(worker.channel.sock, events, worker)
+
+    # --- giving out work ---------------------------------------------------------------------------------------------
+
+    def _take(self, items: Any) -> None:
+        for item in items:
+            if self._stop_by is not None:
+                self._end_cancelled(item)
+            elif item.definition.shares_worker:
+                self._coroutines.append(item)
+            else:
+                self._ledger.offer(item)
+
+    def _assign(self) -> None:
+        for item in self._ledger.admit():
+            if item.cancelled:
+                self._ledger.release(item)
+                self._end_cancelled(item)
+            else:
+                self._give_call(item)
+        while self._coroutines:
+            item = self._coroutines[0]
+            if item.cancelled:
+                self._end_cancelled(self._coroutines.popleft())
+                continue
+            worker = self._for_coroutine(item)
+            if worker is None:
+                break
+            self._give_coroutine(worker, self._coroutines.popleft())
+
+    def _give_call(self, item: WorkItem) -> None:
+        description = item.definition.description
+        # Functions run in the worker itself; commands get their variables when they are started.
+        own = description is None or item.definition.kind is not Kind.FUNCTION or description.needs_own_process
+        worker = self._for_call(1 if own or description is None else description.cores_per_rank)
+        if self._send(worker, item, worker.calls):
+            self._reporter.started(item, Place(worker.name, self._place.host, worker.pid), time.time())
+        else:
+            self._ledger.release(item)
+
+    def _give_coroutine(self, worker: WorkerProcess, item: WorkItem) -> None:
+        if self._send(worker, item, worker.coroutines):
+            worker.free = False
+            worker.closed = worker.closed or item.solo
+
+    def _for_call(self, threads: int) -> WorkerProcess:
+        """An idle worker whose libraries use `threads` threads. The ledger lets no more calls in than there may be."""
+        idle = [worker for worker in self._workers if worker.idle]
+        fitting = next((worker for worker in idle if worker.threads == threads), None)
+        if fitting is not None:
+            return fitting
+        if idle and len(self._workers) >= self._size:
+            self._retire(idle[0])
+        return self._start_worker(threads)
+
+    def _for_coroutine(self, item: WorkItem) -> WorkerProcess | None:
+        """A worker that can begin a coroutine now: one that carries some already, else an idle, else a new one."""
+        carrying = [worker for worker in self._workers if worker.coroutines]
+        if not item.solo:
+            for worker in carrying:
+                if worker.free and not worker.closed and len(worker.coroutines) < self._concurrency:
+                    return worker
+        if len(carrying) >= self._size:
+            return None
+        idle = next((worker for worker in self._workers if worker.idle and worker.free), None)
+        return idle if idle is not None else self._start_worker(1)
+
+    def _send(self, worker: WorkerProcess, item: WorkItem, among: dict[int, WorkItem]) -> bool:
+        """Give `item` to `worker`; False where it cannot be pickled, which is reported."""
+        definition = item.definition
+        try:
+            number = worker.number_of(definition)
+            if number is None:
+                number = worker.number_of(definition, self._function(definition))
+            segments = payload.pack_arguments(definition, item.args, item.kwargs)
+        except Exception as error:
+            now = time.time()
+            self._reporter.finished(item, Outcome(None, error, now, now, self._place))
+            return False
+        self._keys += 1
+        among[self._keys] = item
+        self._where[item] = self._keys, worker
+        about = (self._keys, number, item.uid, item.attempt, item.directory, item.gpus)
+        worker.channel.post("run", about, segments)
+        return True
+
+    def _function(self, definition: Definition) -> bytes:
+        data = self._functions.get(definition)
+        if data is None:
+            data = self._functions[definition] = payload.dump_function(definition)
+        return data
+
+    # --- workers -----------------------------------------------------------------------------------------------------
+
+    def _start_worker(self, threads: int) -> WorkerProcess:
+        name = f"{self._name}-{self._started}"
+        self._started += 1
+        worker = WorkerProcess(name, self._family, self._env, threads, self._concurrency)
+        self._workers.append(worker)
+        self._selector.register(worker.channel.sock, selectors.EVENT_READ, worker)
+        if worker.pidfd is not None:
+            self._selector.register(worker.pidfd, selectors.EVENT_READ, worker)
+        return worker
+
+    def _retire(self, worker: WorkerProcess) -> None:
+        worker.closed = True
+        worker.channel.post("stop", (self._family.grace,))
+
+    def _heed(self, worker: WorkerProcess, message: Message) -> None:
+        verb, data, segments = message
+        if verb == "finished":
+            self._on_finished(worker, data, segments)
+        elif verb == "started":
+            key, began = data
+            worker.begun.add(key)
+            place = Place(worker.name, self._place.host, worker.pid)
+            self._reporter.started(worker.coroutines[key], place, began)
+        elif verb == "free":
+            worker.free = True
+        elif verb == "hello":
+            worker.greeted = True
+            self._failed_starts = 0
+
+    def _on_finished(self, worker: WorkerProcess, data: tuple[Any, ...], segments: Any) -> None:
+        key, failed, started, ended = data
+        item = worker.calls.pop(key, None)
+        if item is not None:
+            self._ledger.release(item)
+        else:
+            item = worker.coroutines.pop(key)
+            worker.begun.discard(key)
+            if item.solo:
+                worker.closed = False
+        del self._where[item]
+        name = item.definition.name
+        value, error = None, None
+        try:
+            if failed:
+                error = payload.load_error(name, segments[0])
+            else:
+                value = payload.unpack_result(name, segments)
+        except Exception as unreadable:
+            error = unreadable
+        place = Place(worker.name, self._place.host, worker.pid)
+        self._reporter.finished(item, Outcome(value, error, started, ended, place))
+        self._retire_surplus(worker)
+
+    def _retire_surplus(self, worker: WorkerProcess) -> None:
+        if worker.idle and sum(1 for other in self._workers if not other.closed) > self._size:
+            self._retire(worker)
+
+    def _on_death(self, worker: WorkerProcess) -> None:
+        while self._read(worker) and worker.channel.pending():
+            pass  # what it sent before it died counts
+        self._workers.remove(worker)
+        self._selector.unregister(worker.channel.sock)
+        if worker.pidfd is not None:
+            self._selector.unregister(worker.pidfd)
+        code, how = worker.reap()
+        worker.close()
+        if not worker.greeted and self._stop_by is None:
+            self._failed_starts += 1
+        for key, item in [*worker.calls.items(), *worker.coroutines.items()]:
+            self._lose(worker, key, item, code, how)
+        if self._failed_starts >= _FAILED_STARTS:
+            self._reporter.broken(f"its worker processes die while they start; the last one: {how}")
+
+    def _lose(self, worker: WorkerProcess, key: int, item: WorkItem, code: int, how: str) -> None:
+        del self._where[item]
+        if key in worker.calls:
+            self._ledger.release(item)
+            begun, alone = worker.greeted, True
+            if item.definition.kind is Kind.EXECUTABLE:
+                # The command outlived its worker; it must not run beside its own next attempt.
+                sweep(ATTEMPT, attempt_mark(item, self._family))
+        else:
+            begun = key in worker.begun
+            alone = len(worker.begun) == 1
+        if item.cancelled or self._stop_by is not None:
+            self._end_cancelled(item)
+        else:
+            self._reporter.lost(item, Loss(how, self._place.host, code, begun, begun and alone))
+
+    # --- cancelling and stopping -------------------------------------------------------------------------------------
+
+    def _cancel(self, item: WorkItem) -> None:
+        if item not in self._where:
+            if not item.definition.shares_worker and self._ledger.withdraw(item):
+                self._end_cancelled(item)
+            return  # a waiting coroutine is found cancelled at its turn; else it has ended
+        key, worker = self._where[item]
+        description = item.definition.description
+        in_own_process = description is not None and description.needs_own_process
+        if key in worker.calls and item.definition.kind is Kind.FUNCTION and not in_own_process:
+            worker.closed = True
+            worker.kill()
+        else:
+            worker.channel.post("cancel", (key,))
+
+    def _begin_stop(self, grace: float) -> None:
+        self._stop_by = time.monotonic() + grace + 1.0
+        for item in [*self._ledger.drain(), *self._coroutines]:
+            self._end_cancelled(item)
+        self._coroutines.clear()
+        for worker in self._workers:
+            worker.closed = True
+            functions = [item for item in worker.calls.values() if item.definition.kind is Kind.FUNCTION]
+            if functions or not worker.greeted:
+                worker.kill()
+            else:
+                worker.channel.post("stop", (grace,))
+
+    def _end_cancelled(self, item: WorkItem) -> None:
+        self._reporter.finished(item, cancelled_outcome(self._place))

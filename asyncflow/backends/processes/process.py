@@ -1,0 +1,126 @@
+"""One worker process as the pool sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from asyncflow.backends.contract import Definition, WorkItem
+from asyncflow.backends.orphans import SESSION, Family
+from asyncflow.backends.processes.channel import Channel
+from asyncflow.errors import signal_name
+
+_START = (
+    "import json, sys; path, descriptor, *rest = json.loads(sys.argv[1]); sys.path[:] = path; "
+    "from asyncflow.backends.processes.child import main; main(descriptor, *rest)"
+)
+#: Libraries that would start a thread for every core of the node, in each worker.
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+#: How many functions a worker keeps; the longest unused is forgotten first.
+_FUNCTIONS = 1000
+
+
+class WorkerProcess:
+    """A started worker: its process, its channel, what it has been given."""
+
+    def __init__(self, name: str, family: Family, env: Mapping[str, str], threads: int, concurrency: int) -> None:
+        """`env` is added to this process's environment; `threads` is what numerical libraries may use."""
+        self.name = name
+        self.threads = threads
+        ours, theirs = socket.socketpair()
+        with theirs:
+            arguments = json.dumps([sys.path, theirs.fileno(), name, family.session, family.grace, concurrency])
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START, arguments],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads)), **env, SESSION: family.session},
+                pass_fds=[theirs.fileno()],
+                # Out of reach of the terminal's signals, and a process group of its own to be ended as a whole.
+                start_new_session=True,
+            )
+        ours.setblocking(False)
+        self.channel = Channel(ours)
+        self.pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
+        #: Whether it has come up.
+        self.greeted = False
+        #: Calls and coroutines that it has and that have not ended, by key.
+        self.calls: dict[int, WorkItem] = {}
+        self.coroutines: dict[int, WorkItem] = {}
+        #: Keys of the coroutines that began.
+        self.begun: set[int] = set()
+        #: Whether its loop can begin a further coroutine.
+        self.free = True
+        #: Takes nothing else: what it runs must be alone, or it is on its way out.
+        self.closed = False
+        self._numbers: OrderedDict[Definition, int] = OrderedDict()
+        self._defined = 0
+
+    @property
+    def idle(self) -> bool:
+        return not (self.calls or self.coroutines or self.closed)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def number_of(self, definition: Definition, function: bytes | None = None) -> int | None:
+        """Under which number the worker knows a function; None where `function`'s bytes are needed to define it."""
+        number = self._numbers.get(definition)
+        if number is not None:
+            self._numbers.move_to_end(definition)
+            return number
+        if function is None:
+            return None
+        self._defined += 1
+        self._numbers[definition] = self._defined
+        bare = Definition(
+            _undefined,
+            definition.kind,
+            definition.name,
+            is_async=definition.is_async,
+            description=definition.description,
+            executable=definition.executable,
+        )
+        self.channel.post("define", (self._defined, bare), [function])
+        if len(self._numbers) > _FUNCTIONS:
+            self.channel.post("forget", (self._numbers.popitem(last=False)[1],))
+        return self._defined
+
+    def kill(self) -> None:
+        """End it and all of its process group now."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def has_exited(self) -> bool:
+        return self._process.poll() is not None
+
+    def reap(self) -> tuple[int, str]:
+        """Wait for its end; its exit code and, in words, how it ended."""
+        # Its socket closed before its process ended: nothing can come from it, so it has no reason to live.
+        self.kill()
+        code = self._process.wait()
+        how = f"was ended by {signal_name(-code)}" if code < 0 else f"exited with code {code}"
+        return code, f"its worker process {self.pid} {how}"
+
+    def close(self) -> None:
+        """Free what this process holds for it."""
+        self.channel.sock.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+
+
+def _undefined() -> None:
+    """Stands for a function until its bytes are unpickled."""
