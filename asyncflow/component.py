@@ -40,9 +40,7 @@ class Binding:
 
     __slots__ = ("definition", "keeps", "lane", "policy", "scheduler")
 
-    def __init__(
-        self, definition: Definition, policy: Policy, lane: Lane, scheduler: Scheduler, keeps: object
-    ) -> None:
+    def __init__(self, definition: Definition, policy: Policy, lane: Lane, scheduler: Scheduler, keeps: object) -> None:
         self.definition = definition
         self.policy = policy
         self.lane = lane

@@ -71,9 +71,14 @@ class TaskDescription:
         )
 
     @property
-    def needs_own_process(self) -> bool:
-        """Whether a function can meet this only in an interpreter that is started for it."""
-        return bool(self.ranks > 1 or self.gpus_per_rank or self.environment or self.pre_exec)
+    def needs_launch(self) -> bool:
+        """Whether a function can meet this only in processes started for this one call."""
+        return self.ranks > 1 or bool(self.pre_exec)
+
+    @property
+    def needs_environment(self) -> bool:
+        """Whether a function can meet this only in a process with an environment of its own."""
+        return bool(self.gpus_per_rank or self.environment)
 
 
 def _described(values: dict[str, Any]) -> TaskDescription:

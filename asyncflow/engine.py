@@ -72,6 +72,7 @@ class WorkflowEngine(Decorators):
         self._block_warning = block_warning
         self._stop_guard: Callable[[], None] = lambda: None
         self._shutdown: asyncio.Task[None] | None = None
+        self._ended = False
 
     @staticmethod
     def create(
@@ -131,6 +132,8 @@ class WorkflowEngine(Decorators):
             if not self.closed:
                 await self.shutdown()
                 warnings.warn(f"engine {self.uid!r} was never shut down", ResourceWarning, stacklevel=1)
+            elif not self._ended:  # the shutdown itself was cancelled, by a second Ctrl-C
+                await self._shut_down(0.0)
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -139,6 +142,8 @@ class WorkflowEngine(Decorators):
     ) -> TaskFuture[R]:
         if _get_running_loop() is not self.loop or self.closed:
             self._refuse(task)
+        if workflow_id is not None and not isinstance(workflow_id, str):
+            raise InvalidOptionError("workflow_id", workflow_id, "a string")
         binding = task._binding
         if binding is None or binding.scheduler is not self._scheduler:
             binding = self._bind(task)
@@ -183,6 +188,8 @@ class WorkflowEngine(Decorators):
 
     def workflow_scope(self, workflow_id: str | None = None) -> WorkflowScope:
         """`with` or `async with`: calls inside belong to this workflow; without a name one is made, `wf-1a2b3c4d`."""
+        if workflow_id is not None and not isinstance(workflow_id, str):
+            raise InvalidOptionError("workflow_id", workflow_id, "a string")
         return WorkflowScope(self, workflow_id)
 
     def map(self, task: Task[R], *iterables: Iterable[Any], window: int = 10_000) -> TaskMap[R]:
@@ -227,7 +234,9 @@ class WorkflowEngine(Decorators):
         self._scheduler.abandon_all(message)
         self._stop_guard()
         closed(self)
-        await self._lifeline.aclose()
+        self._ended = True
+        with contextlib.suppress(RuntimeError):  # it is what called this
+            await self._lifeline.aclose()
         for end in ends:
             if isinstance(end, BaseException):
                 raise end

@@ -122,7 +122,8 @@ class EngineClosedError(AsyncflowError, RuntimeError):
 
     def __init__(self, name: str, engine: str) -> None:
         super().__init__(
-            f"{name!r} was called on engine {engine!r}, which is shut down; create a new one with WorkflowEngine.create()"
+            f"{name!r} was called on engine {engine!r}, which is shut down; "
+            f"create a new one with WorkflowEngine.create()"
         )
 
 
@@ -377,7 +378,9 @@ class RemoteError(AsyncflowError):
         self.type_name = type_name
         self.message = message
         self.traceback = traceback
-        super().__init__(f"{name!r} raised {type_name}: {message} (the exception itself cannot be pickled)\n{traceback}")
+        super().__init__(
+            f"{name!r} raised {type_name}: {message} (the exception itself cannot be pickled)\n{traceback}"
+        )
 
 
 class LoopBoundError(AsyncflowError, RuntimeError):
@@ -406,7 +409,9 @@ class ExecutableError(AsyncflowError, subprocess.CalledProcessError):
     #: How many lines of stderr the message shows.
     SHOWN = 20
 
-    def __init__(self, name: str, cmd: Sequence[str] | str, returncode: int, host: str, output: str, stderr: str) -> None:
+    def __init__(
+        self, name: str, cmd: Sequence[str] | str, returncode: int, host: str, output: str, stderr: str
+    ) -> None:
         """`returncode` is negative for a signal; `stderr` is its tail as far as it was kept."""
         subprocess.CalledProcessError.__init__(self, returncode, cmd, output=output, stderr=stderr)
         self.name = name

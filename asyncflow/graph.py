@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
+from typing import Any, TypeVar
 
 from asyncflow.errors import InternalError
 
@@ -73,7 +74,7 @@ class Node:
         #: How many of its dependencies are unfinished.
         self.waits = 0
         #: Nodes that wait for this one; None where none does (most nodes: a list each would cost 56 bytes).
-        self.dependents: list[Node] | None = None
+        self.dependents: list[Any] | None = None
 
     def move(self, phase: Phase) -> None:
         """The one way to change phase. Raises InternalError, with the node's story, where the table forbids it."""
@@ -86,7 +87,10 @@ class Node:
         return f"a node in phase {self.phase.name} that waits for {self.waits}"
 
 
-def connect(node: Node, dependencies: Iterable[Node]) -> None:
+N = TypeVar("N", bound=Node)
+
+
+def connect(node: N, dependencies: Iterable[N]) -> None:
     """Make `node` wait for each of `dependencies`, which are unfinished and distinct."""
     for dependency in dependencies:
         if dependency.dependents is None:
@@ -96,7 +100,7 @@ def connect(node: Node, dependencies: Iterable[Node]) -> None:
         node.waits += 1
 
 
-def release(node: Node) -> list[Node]:
+def release(node: N) -> list[N]:
     """Take an ended `node` out of its dependents' counts; the result are those that wait for nothing more."""
     dependents, node.dependents = node.dependents, None
     if dependents is None:
@@ -110,7 +114,7 @@ def release(node: Node) -> list[Node]:
     return ready
 
 
-def orphans(node: Node) -> list[Node]:
+def orphans(node: N) -> list[N]:
     """The dependents of a failed or cancelled `node` that can now never run; they are still WAITING."""
     dependents, node.dependents = node.dependents, None
     if dependents is None:
@@ -120,12 +124,12 @@ def orphans(node: Node) -> list[Node]:
     return [dependent for dependent in dependents if dependent.phase is Phase.WAITING]
 
 
-def validate(unfinished: Iterable[Node], foreign: dict[Node, int]) -> None:
+def validate(unfinished: Iterable[N], foreign: dict[N, int]) -> None:
     """Raise InternalError where the counts do not fit the edges.
 
     `unfinished` are all unfinished nodes, `foreign` how many dependencies outside the graph each still waits for.
     """
-    expected: dict[Node, int] = dict(foreign)
+    expected = dict(foreign)
     nodes = list(unfinished)
     for node in nodes:
         for dependent in node.dependents or ():

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from time import monotonic
 from types import FrameType
+from typing import NamedTuple
 
 _log = logging.getLogger("asyncflow")
 
@@ -56,10 +57,16 @@ class LoopGuard:
             culprit = self._culprit()
             self._alive.wait()
             if culprit is not None and not self._stopped.is_set():
-                _log.warning("%s for %.1f s", culprit, monotonic() - last_seen)
+                _log.warning(
+                    "%s held the event loop for %.1f s at %s; nothing else ran meanwhile: make the blocking part a "
+                    "task, which runs on a worker",
+                    culprit.who,
+                    monotonic() - last_seen,
+                    culprit.where,
+                )
             last_seen = monotonic()
 
-    def _culprit(self) -> str | None:
+    def _culprit(self) -> Culprit | None:
         frame = sys._current_frames().get(self._thread_id)
         if frame is None or _asleep(frame):
             return None
@@ -76,18 +83,25 @@ def _task_name(loop: asyncio.AbstractEventLoop) -> str | None:
     return task.get_name() if task is not None else None
 
 
-def _describe(frame: FrameType, task: str | None) -> str:
+class Culprit(NamedTuple):
+    """Who holds the loop, and where."""
+
+    who: str
+    where: str
+
+
+def _describe(frame: FrameType, task: str | None) -> Culprit:
     stack = list(traceback.walk_stack(frame))  # innermost first
     innermost = stack[0][0]
     coroutine = next((f for f, _ in stack if f.f_code.co_flags & inspect.CO_COROUTINE), None)
     line = f"{innermost.f_code.co_filename}:{stack[0][1]} in {_name(innermost)}"
     if coroutine is None:
-        return f"a callback held the event loop at {line}"
+        return Culprit("a callback", line)
     own = next((number for f, number in stack if f is coroutine), 0)
     where = f"{coroutine.f_code.co_filename}:{own}"
     who = f"coroutine {_name(coroutine)}" + (f" of {task}" if task else "")
-    inside = f", in {line}" if coroutine is not innermost else ""
-    return f"{who} held the event loop at {where}{inside}; make the blocking part a task, which runs on a worker; it held it"
+    inside = f" (inside {line})" if coroutine is not innermost else ""
+    return Culprit(who, where + inside)
 
 
 def _name(frame: FrameType) -> str:

@@ -6,6 +6,7 @@ for a GPU must not hold up tasks that need none.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Hashable
 
@@ -48,7 +49,19 @@ class BackendState:
 class Lane:
     """Ready components of one backend, by priority and then in their order."""
 
-    __slots__ = ("_cost", "_fixed", "_queues", "_ranks", "_workers", "dirty", "limit", "out", "reports_start", "shares_memory", "state")
+    __slots__ = (
+        "_cost",
+        "_fixed",
+        "_queues",
+        "_ranks",
+        "_workers",
+        "dirty",
+        "limit",
+        "out",
+        "reports_start",
+        "shares_memory",
+        "state",
+    )
 
     def __init__(self, state: BackendState, coroutines: bool) -> None:
         capabilities = state.capabilities
@@ -65,18 +78,18 @@ class Lane:
         #: Items handed over and not yet reported as ended.
         self.out: set[WorkItem] = set()
         self._queues: dict[int, deque[Component]] = {}
-        #: The priorities in `_queues`, highest first.
+        #: The keys of `_queues`, which are negated priorities, in ascending order.
         self._ranks: list[int] = []
         #: Whether the scheduler already knows that there is something to hand over.
         self.dirty = False
 
     def push(self, component: Component, first: bool = False) -> None:
         """Queue a READY component; `first` puts it before those of its priority."""
-        rank = component.binding.policy.priority
+        rank = -component.binding.policy.priority
         queue = self._queues.get(rank)
         if queue is None:
             queue = self._queues[rank] = deque()
-            self._ranks = sorted(self._queues, reverse=True)
+            insort(self._ranks, rank)
         if first:
             queue.appendleft(component)
         else:
@@ -84,12 +97,13 @@ class Lane:
 
     def pop(self) -> Component | None:
         """The next READY component; those cancelled meanwhile are passed over. None where there is none."""
-        for rank in self._ranks:
-            queue = self._queues[rank]
+        while self._ranks:
+            queue = self._queues[self._ranks[0]]
             while queue:
                 component = queue.popleft()
                 if component.phase is Phase.READY:
                     return component
+            del self._queues[self._ranks.pop(0)]
         return None
 
     def settle(self, item: WorkItem, seconds: float | None) -> bool:

@@ -28,7 +28,7 @@ class TaskMap(Generic[R]):
         if not isinstance(window, int) or window < 1:
             raise InvalidOptionError("window", window, "a whole number of at least 1")
         self._task = task
-        self._inputs = zip(*iterables) if len(iterables) != 1 else ((value,) for value in iterables[0])
+        self._inputs = zip(*iterables, strict=False) if len(iterables) != 1 else ((value,) for value in iterables[0])
         self._window = window
 
     async def __aiter__(self) -> AsyncIterator[R]:

@@ -240,10 +240,11 @@ class Scheduler:
                 self._end_failed(component, error)
                 return None
         component.attempt += 1
+        context = component.context
+        if component.attempt > 1 and context is not None:
+            context = context.copy()  # an attempt that cannot be stopped may still be in the first one
         definition = component.binding.definition
-        item = WorkItem(
-            definition, args, kwargs, uid=component.uid, attempt=component.attempt, context=component.context
-        )
+        item = WorkItem(definition, args, kwargs, uid=component.uid, attempt=component.attempt, context=context)
         item.solo = component.solo
         if definition.executable is not None and definition.executable.capture_stdio:
             item.directory = self._directory
@@ -419,12 +420,10 @@ class Scheduler:
         if future is not None and not future.done():
             future.set_result(value)
         for dependent in release(component):
-            self._make_ready(dependent)  # type: ignore[arg-type]  # every node of this graph is a component
+            self._make_ready(dependent)
         self._forget(component)
 
-    def _end_failed(
-        self, component: Component, error: BaseException, notice: FailureNotice | None = None
-    ) -> None:
+    def _end_failed(self, component: Component, error: BaseException, notice: FailureNotice | None = None) -> None:
         notice = notice or FailureNotice(component, error, self._loop)
         ending: list[tuple[Component, BaseException]] = [(component, error)]
         while ending:  # not recursive: a chain may be a million tasks long
@@ -437,8 +436,7 @@ class Scheduler:
                 future._failure = notice
                 future.set_exception(error)
             names = (component.name, component.uid)
-            for dependent in orphans(component):
-                ending.append((dependent, _dependency_failure(dependent, names, error)))  # type: ignore[arg-type]
+            ending.extend((below, _dependency_failure(below, names, error)) for below in orphans(component))
             self._forget(component)
 
     def _end_cancelled(self, component: Component, message: Any | None) -> None:
@@ -451,7 +449,7 @@ class Scheduler:
             if component.future is not None:
                 asyncio.Future.cancel(component.future, message)
             message = f"its dependency {component.name!r} ({component.uid}) was cancelled"
-            ending.extend(orphans(component))  # type: ignore[arg-type]
+            ending.extend(orphans(component))
             self._forget(component)
 
     def _forget(self, component: Component) -> None:
@@ -507,9 +505,7 @@ def _names(future: asyncio.Future[Any]) -> tuple[str, str]:
     return type(future).__name__, "not of this engine"
 
 
-def _dependency_failure(
-    component: Component, failed: tuple[str, str], error: BaseException
-) -> DependencyFailureError:
+def _dependency_failure(component: Component, failed: tuple[str, str], error: BaseException) -> DependencyFailureError:
     failure = DependencyFailureError(component.name, component.uid, [failed], error)
     failure.__cause__ = failure.root_cause
     return failure

@@ -21,9 +21,7 @@ class Scope:
 
     __slots__ = ("engine", "outer", "parent", "workflow_id")
 
-    def __init__(
-        self, engine: WorkflowEngine, workflow_id: str, parent: str | None, outer: Scope | None
-    ) -> None:
+    def __init__(self, engine: WorkflowEngine, workflow_id: str, parent: str | None, outer: Scope | None) -> None:
         self.engine = engine
         self.workflow_id = workflow_id
         #: uid of the block inside whose body this is; None outside blocks.

@@ -162,7 +162,8 @@ def _check_function(fn: Callable[..., Any], kind: Kind, label: str) -> None:
         raise TaskDefinitionError(label, "a block runs on the engine's loop and must be 'async def'; make it a task")
     if "workflow_id" in _parameters(fn):
         raise TaskDefinitionError(
-            label, "its parameter 'workflow_id' would never be passed: calls use that name for their workflow; rename it"
+            label,
+            "its parameter 'workflow_id' would never be passed: in a call that name says which workflow it belongs to",
         )
 
 
@@ -189,7 +190,8 @@ def _policy(
     if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
         raise InvalidOptionError("timeout", timeout, "seconds above 0, or None for no limit")
     if not callable(retry_delay) and not (isinstance(retry_delay, (int, float)) and retry_delay >= 0):
-        raise InvalidOptionError("retry_delay", retry_delay, "seconds of at least 0, or a function of the failures so far")
+        legal = "seconds of at least 0, or a function of the number of failures so far"
+        raise InvalidOptionError("retry_delay", retry_delay, legal)
     if backend is not None and not isinstance(backend, str):
         raise InvalidOptionError("backend", backend, "the name of one of the engine's backends")
     return Policy(backend, retries, retry_delay, max_losses, timeout, priority)

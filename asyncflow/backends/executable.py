@@ -194,7 +194,9 @@ class Process:
         _signal_group(group, signal.SIGKILL)
 
 
-def _stdio(item: WorkItem, directory: str | None, files: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]] | tuple[None, None]:
+def _stdio(
+    item: WorkItem, directory: str | None, files: contextlib.ExitStack
+) -> tuple[IO[bytes], IO[bytes]] | tuple[None, None]:
     if directory is None:
         return None, None
     Path(directory).mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -13,7 +13,6 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from typing import Any
@@ -21,9 +20,9 @@ from typing import Any
 from asyncflow.backends import payload
 from asyncflow.backends.aside import aside
 from asyncflow.backends.contract import Capabilities, Definition, Kind, Outcome, Place, Reporter, WorkItem
+from asyncflow.backends.launch import attempt_mark
 from asyncflow.backends.machine import resources_of, usable_cores
 from asyncflow.backends.orphans import ATTEMPT, Family, sweep
-from asyncflow.backends.launch import attempt_mark
 from asyncflow.backends.resources import Ledger
 from asyncflow.backends.worker import Runtime, cancelled_outcome, enter_worker, leave_worker
 from asyncflow.errors import InvalidOptionError

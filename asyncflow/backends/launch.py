@@ -20,6 +20,15 @@ _OPEN_MPI = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
 }
 
+#: How many threads numerical libraries use: without these, one for every core of the node.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
 #: Each rank picks its own GPUs, by the rank number that its launcher gives it (Open MPI, PMI, SLURM).
 _PICK_GPUS = (
     "r=${OMPI_COMM_WORLD_RANK:-${PMIX_RANK:-${PMI_RANK:-${SLURM_PROCID:-0}}}}; "
@@ -56,21 +65,41 @@ def _mpirun(name: str, ranks: int) -> str:
 
 def environment(item: WorkItem, family: Family, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a process started for `item`: the worker's, what the task asks for, and the marks."""
-    variables = dict(os.environ)
-    description = item.definition.description
-    if description is not None:
-        # The cores that it holds are the ones that its threads may use.
-        variables["OMP_NUM_THREADS"] = str(description.cores_per_rank)
-        if description.ranks > 1:
-            variables.update(_OPEN_MPI)
-    if item.gpus:
-        variables.update(_gpu_variables(item))
+    variables = {name: value for name, value in os.environ.items() if not _of_launcher(name)}
+    if item.definition.description is not None and item.definition.description.ranks > 1:
+        variables.update(_OPEN_MPI)
     variables.update(extra or {})
-    if description is not None:
-        variables.update(description.environment)
+    variables.update(asked_variables(item))
     variables[SESSION] = family.session
     variables[ATTEMPT] = attempt_mark(item, family)
     return variables
+
+
+def _of_launcher(name: str) -> bool:
+    """Whether a variable tells an MPI process its place among the ranks that it was launched with.
+
+    A worker that is such a rank itself (mpi4py.futures, srun) must not pass its place on: an `mpirun` below it would
+    take itself for a part of the same launch, and fail without a word.
+    """
+    if name.startswith("OMPI_MCA_"):
+        return name.startswith(_PLACES)
+    return name.startswith(("PMIX_", "PMI_", "ORTE_", "PRTE_LAUNCHED", "OMPI_")) and not name.startswith("OMPI_ALLOW_")
+
+
+#: Open MPI's parameters that it sets itself for the processes that it launches; all others are the user's.
+_PLACES = ("OMPI_MCA_ess", "OMPI_MCA_orte_", "OMPI_MCA_pmix", "OMPI_MCA_initial_wdir", "OMPI_MCA_mpi_oversubscribe")
+
+
+def asked_variables(item: WorkItem) -> dict[str, str]:
+    """The environment variables that follow from the item's description and the GPUs that it was given."""
+    description = item.definition.description
+    if description is None:
+        return {}
+    # The cores that it holds are the ones that its threads may use.
+    variables = dict.fromkeys(THREAD_VARIABLES, str(description.cores_per_rank))
+    if item.gpus:
+        variables.update(_gpu_variables(item))
+    return {**variables, **description.environment}
 
 
 def _gpu_variables(item: WorkItem) -> dict[str, str]:

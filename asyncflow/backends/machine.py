@@ -42,7 +42,9 @@ def usable_gpus() -> tuple[str, ...]:
     return tuple(sorted((device.name.removeprefix("nvidia") for device in devices), key=int))
 
 
-def resources_of(workers: int, gpus: int | tuple[str, ...] | None, memory: int | None) -> tuple[Resources, tuple[str, ...]]:
+def resources_of(
+    workers: int, gpus: int | tuple[str, ...] | None, memory: int | None
+) -> tuple[Resources, tuple[str, ...]]:
     """What a local backend of `workers` has in all, and the ids of its GPUs; None stands for what the machine has."""
     if gpus is None:
         gpus = usable_gpus()

@@ -31,15 +31,11 @@ _GRACE = 3.0
 def marked(variable: str, value: str) -> list[int]:
     """Ids of the living processes, other than this one, with `variable=value` in the environment they began with."""
     needle = f"{variable}={value}".encode()
-    found = []
     try:
-        names = os.listdir("/proc")
+        names = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
     except OSError:
         return []
-    for name in names:
-        if name.isdigit() and int(name) != os.getpid() and needle in _environment(name) and not _is_zombie(name):
-            found.append(int(name))
-    return found
+    return [int(name) for name in names if needle in _environment(name) and not _is_zombie(name)]
 
 
 def _environment(pid: str) -> list[bytes]:

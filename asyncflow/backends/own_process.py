@@ -38,6 +38,7 @@ def run_function(item: WorkItem, family: Family) -> Any:
     try:
         call = (
             definition.name,
+            1 if description is None else description.ranks,
             payload.dump_function(definition),
             payload.dump_arguments(definition, item.args, item.kwargs),
         )
@@ -48,8 +49,7 @@ def run_function(item: WorkItem, family: Family) -> Any:
             command_line(definition.name, argv, description), environment(item, family), None, None
         )
         sys.stdout.write(output)
-        ranks = description.ranks if description is not None else 1
-        results = [_result(folder, definition.name, rank, process.returncode, errors) for rank in range(ranks)]
+        results = [_result(folder, definition.name, rank, process.returncode, errors) for rank in range(call[1])]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return results if len(results) > 1 else results[0]
@@ -70,9 +70,11 @@ def _result(folder: Path, name: str, rank: int, returncode: int, errors: bytes) 
 
 def serve(folder: str) -> None:
     """One rank: make the call, leave its result or its error."""
-    rank = next((os.environ[variable] for variable in _RANK_VARIABLES if variable in os.environ), "0")
     place = Path(folder)
-    name, function, arguments = payload.loads((place / "call").read_bytes())
+    name, ranks, function, arguments = payload.loads((place / "call").read_bytes())
+    # One rank may still run in a launch of the user's own, which numbers it otherwise.
+    told = next((os.environ[variable] for variable in _RANK_VARIABLES if variable in os.environ), "0")
+    rank = told if ranks > 1 else "0"
     try:
         args, kwargs = payload.load_arguments(name, arguments)
         value = _call(payload.load_function(name, function), args, kwargs)

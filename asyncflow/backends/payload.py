@@ -31,7 +31,7 @@ def dumps(value: Any) -> bytes:
     return bytes(cloudpickle.dumps(value, _PROTOCOL)) if b"__main__" in data else data
 
 
-def loads(data: bytes | memoryview) -> Any:
+def loads(data: bytes | bytearray | memoryview) -> Any:
     """The value that `dumps` wrote."""
     return pickle.loads(data)
 
@@ -46,7 +46,7 @@ def dump_function(definition: Definition) -> bytes:
         raise NotPicklableError(definition.name, "function", _reason(error)) from error
 
 
-def load_function(name: str, data: bytes | memoryview) -> Callable[..., Any]:
+def load_function(name: str, data: bytes | bytearray | memoryview) -> Callable[..., Any]:
     """The function that `dump_function` wrote."""
     try:
         reference, function = loads(data)
@@ -80,9 +80,7 @@ def unpack(segments: Sequence[bytes | bytearray | memoryview]) -> Any:
     return pickle.loads(segments[0], buffers=segments[1:])
 
 
-def pack_arguments(
-    definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[bytes | memoryview]:
+def pack_arguments(definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[bytes | memoryview]:
     """`dump_arguments` in segments."""
     try:
         return pack((args, kwargs))
@@ -195,7 +193,7 @@ def _message(error: BaseException) -> str:
         return "(its message could not be read)"
 
 
-def load_error(name: str, data: bytes | memoryview) -> BaseException:
+def load_error(name: str, data: bytes | bytearray | memoryview) -> BaseException:
     """The exception that `dump_error` wrote, the remote traceback as its cause."""
     try:
         error, text = loads(data)

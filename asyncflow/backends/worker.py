@@ -20,6 +20,7 @@ from asyncflow.backends.contract import Kind, Outcome, Place, WorkItem
 from asyncflow.backends.executable import Cancelled, run_executable
 from asyncflow.backends.orphans import Family
 from asyncflow.backends.own_process import run_function
+from asyncflow.description import TaskDescription
 from asyncflow.errors import LoopBoundError, TaskExitError
 
 #: Exceptions that a future cannot carry, or that would end the program if a block let them out.
@@ -61,20 +62,20 @@ def leave_worker() -> None:
 class Runtime:
     """Runs the calls of one backend, whose processes are of `family`."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, *, owns_environment: bool = False) -> None:
+        """`owns_environment`: the process was started with what its calls ask of their environment."""
         self.family = family
+        self._owns_environment = owns_environment
 
     def call(self, item: WorkItem, place: Place) -> Outcome:
         """Run `item` to its end on this thread. Never raises."""
         if item.cancelled:
             return cancelled_outcome(place)
         started = time()
-        value, error = None, None
+        value: Any = None
+        error: BaseException | None = None
         try:
-            if item.context is not None:
-                value = item.context.run(self._body, item)
-            else:
-                value = self._body(item)
+            value = self._body(item) if item.context is None else item.context.run(self._body, item)
         except Cancelled:
             error = asyncio.CancelledError()
         except BaseException as raised:
@@ -83,8 +84,7 @@ class Runtime:
 
     def _body(self, item: WorkItem) -> Any:
         definition = item.definition
-        description = definition.description
-        if description is not None and description.needs_own_process and definition.kind is Kind.FUNCTION:
+        if definition.kind is Kind.FUNCTION and self._needs_process(definition.description):
             self.family.guard()
             return run_function(item, self.family)
         value = definition.fn(*item.args, **item.kwargs)
@@ -94,6 +94,11 @@ class Runtime:
             self.family.guard()
             return run_executable(item, value, self.family)
         return value
+
+    def _needs_process(self, description: TaskDescription | None) -> bool:
+        if description is None:
+            return False
+        return description.needs_launch or (description.needs_environment and not self._owns_environment)
 
 
 def cancelled_outcome(place: Place) -> Outcome:
@@ -211,7 +216,6 @@ class CoroutineLoop:
 
     def _run(self) -> None:
         enter_worker()
-        asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
         finally:

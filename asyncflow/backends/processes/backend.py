@@ -59,9 +59,7 @@ class ProcessBackend:
 
     async def start(self, reporter: Reporter) -> None:
         ledger = Ledger(self.capabilities.total, self._gpus)
-        self._pool = Pool(
-            self.name, self._workers, ledger, Family(self._grace), self._env, self._concurrency, reporter
-        )
+        self._pool = Pool(self.name, self._workers, ledger, Family(self._grace), self._env, self._concurrency, reporter)
         self._pool.thread.start()
 
     def submit(self, items: Sequence[WorkItem]) -> None:
@@ -72,10 +70,9 @@ class ProcessBackend:
         self._started().cancel(item)
 
     async def stop(self, grace: float) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.stop(grace)
-            await aside(pool.thread.join, f"{self.name}-stop")
+        if self._pool is not None:
+            self._pool.stop(grace)
+            await aside(self._pool.thread.join, f"{self.name}-stop")
 
     def _started(self) -> Pool:
         if self._pool is None:

@@ -13,14 +13,14 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 _COUNT = struct.Struct("!I")
 _CHUNK = 1 << 18
 #: Segments that one system call may take; the least that POSIX systems allow is 16, Linux takes 1024.
 _IOV_MAX = 512
 
-Segment = Union[bytes, bytearray, memoryview]
+Segment = bytes | bytearray | memoryview
 
 
 class Message(NamedTuple):

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from asyncflow.backends import payload
@@ -120,7 +121,7 @@ class _Child:
         self._place = place
         self._family = family
         self._concurrency = concurrency
-        self._runtime = Runtime(family)
+        self._runtime = Runtime(family, owns_environment=True)
         self._functions: dict[int, _Function] = {}
         self._calls: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
         self._coroutines = _CreditedQueue(self)
@@ -225,7 +226,7 @@ class _Child:
         self._cancelled.discard(key)
         name = item.definition.name if item is not None else "a task"
         error = outcome.error
-        segments: list[Segment] = []
+        segments: Sequence[Segment] = ()
         if error is None:
             try:
                 segments = payload.pack_result(name, outcome.value)
@@ -235,10 +236,10 @@ class _Child:
             segments = [payload.dump_error(name, error)]
         self.send("finished", (key, error is not None, outcome.started, outcome.ended), segments)
 
-    def send(self, verb: str, data: tuple[Any, ...] = (), segments: list[Segment] | None = None) -> None:
+    def send(self, verb: str, data: tuple[Any, ...] = (), segments: Sequence[Segment] = ()) -> None:
         """Tell the pool; from any thread."""
         with self._sending:
-            self._channel.post(verb, data, segments or ())
+            self._channel.post(verb, data, segments)
             self._channel.flush()
 
 

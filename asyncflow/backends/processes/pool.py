@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from asyncflow.backends import payload
 from asyncflow.backends.contract import Definition, Kind, Loss, Outcome, Place, Reporter, WorkItem
-from asyncflow.backends.launch import attempt_mark
+from asyncflow.backends.launch import asked_variables, attempt_mark
 from asyncflow.backends.orphans import ATTEMPT, Family, sweep
 from asyncflow.backends.processes.channel import Message
 from asyncflow.backends.processes.process import WorkerProcess
@@ -137,9 +137,7 @@ class Pool:
                 self._on_death(worker)
 
     def _on_event(self, worker: WorkerProcess, source: object, events: int) -> None:
-        if source == worker.pidfd:
-            self._on_death(worker)
-        elif events & selectors.EVENT_READ and not self._read(worker):
+        if source == worker.pidfd or (events & selectors.EVENT_READ and not self._read(worker)):
             self._on_death(worker)
 
     def _read(self, worker: WorkerProcess) -> bool:
@@ -191,10 +189,8 @@ class Pool:
             self._give_coroutine(worker, self._coroutines.popleft())
 
     def _give_call(self, item: WorkItem) -> None:
-        description = item.definition.description
-        # Functions run in the worker itself; commands get their variables when they are started.
-        own = description is None or item.definition.kind is not Kind.FUNCTION or description.needs_own_process
-        worker = self._for_call(1 if own or description is None else description.cores_per_rank)
+        # A function runs in the worker itself; what is started for one call gets its variables then.
+        worker = self._for_call(asked_variables(item) if _runs_in_worker(item) else {})
         if self._send(worker, item, worker.calls):
             self._reporter.started(item, Place(worker.name, self._place.host, worker.pid), time.time())
         else:
@@ -205,15 +201,15 @@ class Pool:
             worker.free = False
             worker.closed = worker.closed or item.solo
 
-    def _for_call(self, threads: int) -> WorkerProcess:
-        """An idle worker whose libraries use `threads` threads. The ledger lets no more calls in than there may be."""
+    def _for_call(self, asked: Mapping[str, str]) -> WorkerProcess:
+        """An idle worker with the environment asked for. The ledger lets no more calls in than there may be."""
         idle = [worker for worker in self._workers if worker.idle]
-        fitting = next((worker for worker in idle if worker.threads == threads), None)
+        fitting = next((worker for worker in idle if worker.asked == asked), None)
         if fitting is not None:
             return fitting
         if idle and len(self._workers) >= self._size:
             self._retire(idle[0])
-        return self._start_worker(threads)
+        return self._start_worker(asked)
 
     def _for_coroutine(self, item: WorkItem) -> WorkerProcess | None:
         """A worker that can begin a coroutine now: one that carries some already, else an idle, else a new one."""
@@ -224,8 +220,8 @@ class Pool:
                     return worker
         if len(carrying) >= self._size:
             return None
-        idle = next((worker for worker in self._workers if worker.idle and worker.free), None)
-        return idle if idle is not None else self._start_worker(1)
+        idle = next((worker for worker in self._workers if worker.idle and worker.free and not worker.asked), None)
+        return idle if idle is not None else self._start_worker({})
 
     def _send(self, worker: WorkerProcess, item: WorkItem, among: dict[int, WorkItem]) -> bool:
         """Give `item` to `worker`; False where it cannot be pickled, which is reported."""
@@ -254,10 +250,10 @@ class Pool:
 
     # --- workers -----------------------------------------------------------------------------------------------------
 
-    def _start_worker(self, threads: int) -> WorkerProcess:
+    def _start_worker(self, asked: Mapping[str, str]) -> WorkerProcess:
         name = f"{self._name}-{self._started}"
         self._started += 1
-        worker = WorkerProcess(name, self._family, self._env, threads, self._concurrency)
+        worker = WorkerProcess(name, self._family, self._env, asked, self._concurrency)
         self._workers.append(worker)
         self._selector.register(worker.channel.sock, selectors.EVENT_READ, worker)
         if worker.pidfd is not None:
@@ -332,8 +328,8 @@ class Pool:
         if key in worker.calls:
             self._ledger.release(item)
             begun, alone = worker.greeted, True
-            if item.definition.kind is Kind.EXECUTABLE:
-                # The command outlived its worker; it must not run beside its own next attempt.
+            if not _runs_in_worker(item):
+                # What was started for it outlived its worker; it must not run beside its own next attempt.
                 sweep(ATTEMPT, attempt_mark(item, self._family))
         else:
             begun = key in worker.begun
@@ -351,9 +347,7 @@ class Pool:
                 self._end_cancelled(item)
             return  # a waiting coroutine is found cancelled at its turn; else it has ended
         key, worker = self._where[item]
-        description = item.definition.description
-        in_own_process = description is not None and description.needs_own_process
-        if key in worker.calls and item.definition.kind is Kind.FUNCTION and not in_own_process:
+        if key in worker.calls and _runs_in_worker(item):
             worker.closed = True
             worker.kill()
         else:
@@ -366,11 +360,17 @@ class Pool:
         self._coroutines.clear()
         for worker in self._workers:
             worker.closed = True
-            functions = [item for item in worker.calls.values() if item.definition.kind is Kind.FUNCTION]
-            if functions or not worker.greeted:
+            if not worker.greeted or any(_runs_in_worker(item) for item in worker.calls.values()):
                 worker.kill()
             else:
                 worker.channel.post("stop", (grace,))
 
     def _end_cancelled(self, item: WorkItem) -> None:
         self._reporter.finished(item, cancelled_outcome(self._place))
+
+
+def _runs_in_worker(item: WorkItem) -> bool:
+    """Whether the call runs in the worker's own process, and not in one that the worker starts for it."""
+    definition = item.definition
+    launched = definition.description is not None and definition.description.needs_launch
+    return definition.kind is Kind.FUNCTION and not launched

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 from asyncflow.backends.contract import Definition, WorkItem
+from asyncflow.backends.launch import THREAD_VARIABLES
 from asyncflow.backends.orphans import SESSION, Family
 from asyncflow.backends.processes.channel import Channel
 from asyncflow.errors import signal_name
@@ -21,14 +22,6 @@ _START = (
     "import json, sys; path, descriptor, *rest = json.loads(sys.argv[1]); sys.path[:] = path; "
     "from asyncflow.backends.processes.child import main; main(descriptor, *rest)"
 )
-#: Libraries that would start a thread for every core of the node, in each worker.
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 #: How many functions a worker keeps; the longest unused is forgotten first.
 _FUNCTIONS = 1000
 
@@ -36,17 +29,26 @@ _FUNCTIONS = 1000
 class WorkerProcess:
     """A started worker: its process, its channel, what it has been given."""
 
-    def __init__(self, name: str, family: Family, env: Mapping[str, str], threads: int, concurrency: int) -> None:
-        """`env` is added to this process's environment; `threads` is what numerical libraries may use."""
+    def __init__(
+        self, name: str, family: Family, env: Mapping[str, str], asked: Mapping[str, str], concurrency: int
+    ) -> None:
+        """`env` is the backend's addition to this process's environment, `asked` that of the tasks it is for."""
         self.name = name
-        self.threads = threads
+        #: Only tasks that ask for exactly this run here: libraries read such variables once.
+        self.asked = asked
         ours, theirs = socket.socketpair()
         with theirs:
             arguments = json.dumps([sys.path, theirs.fileno(), name, family.session, family.grace, concurrency])
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, arguments],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads)), **env, SESSION: family.session},
+                env={
+                    **os.environ,
+                    **dict.fromkeys(THREAD_VARIABLES, "1"),
+                    **env,
+                    **asked,
+                    SESSION: family.session,
+                },
                 pass_fds=[theirs.fileno()],
                 # Out of reach of the terminal's signals, and a process group of its own to be ended as a whole.
                 start_new_session=True,
