@@ -144,6 +144,11 @@ class WorkItem:
         self.started: float | None = None
         self.timer: Any = None
 
+    @property
+    def request(self) -> Resources:
+        """What it holds from start to end."""
+        return self.definition.request
+
     def __repr__(self) -> str:
         return f"<WorkItem {self.definition.name} {self.uid} attempt {self.attempt}>"
 

@@ -68,7 +68,7 @@ class ExecutorBackend:
             survives_worker_loss=False,
             reports_start=False,
         )
-        self._ledger = Ledger(total, gpu_ids)
+        self._ledger: Ledger[WorkItem] = Ledger(total, gpu_ids)
         self._lock = threading.RLock()
         self._runtime = Runtime(Family(grace))
         self._out: dict[WorkItem, Future[Any]] = {}

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Generic, Protocol, TypeVar
 
-from asyncflow.backends.contract import WorkItem
 from asyncflow.description import Resources
 
 
-class Ledger:
-    """Holds items back until what they ask for is free, then gives them what they asked for.
+class Claim(Protocol):
+    """Something that holds resources while it runs: a work item, or a worker's seat."""
 
-    Items of one shape (the same amounts) pass in their order. An item that does not fit keeps what is free of its own
+    gpus: tuple[str, ...]
+
+    @property
+    def request(self) -> Resources: ...
+
+
+C = TypeVar("C", bound=Claim)
+
+
+class Ledger(Generic[C]):
+    """Holds claims back until what they ask for is free, then gives them what they asked for.
+
+    Claims of one shape (the same amounts) pass in their order. A claim that does not fit keeps what is free of its own
     needs reserved against later ones of other shapes, so that small tasks can never starve a large one. Cost is the
-    number of distinct shapes, not of items.
+    number of distinct shapes, not of claims.
     """
 
     def __init__(self, total: Resources, gpus: tuple[str, ...]) -> None:
@@ -21,21 +33,21 @@ class Ledger:
         self._cores = total.cores
         self._memory = total.memory
         self._gpus = deque(gpus)
-        self._queues: dict[Resources, deque[tuple[int, WorkItem]]] = {}
+        self._queues: dict[Resources, deque[tuple[int, C]]] = {}
         self._arrivals = 0
 
-    def offer(self, item: WorkItem) -> None:
-        """Queue `item`; `admit` gives it out when it fits."""
+    def offer(self, claim: C) -> None:
+        """Queue `claim`; `admit` gives it out when it fits."""
         self._arrivals += 1
-        request = item.definition.request
+        request = claim.request
         queue = self._queues.get(request)
         if queue is None:
             queue = self._queues[request] = deque()
-        queue.append((self._arrivals, item))
+        queue.append((self._arrivals, claim))
 
-    def admit(self) -> list[WorkItem]:
-        """The items that may start now, in order; what they hold is taken, and their GPUs are assigned."""
-        admitted: list[WorkItem] = []
+    def admit(self) -> list[C]:
+        """The claims that may start now, in order; what they hold is taken, and their GPUs are assigned."""
+        admitted: list[C] = []
         cores, gpus, memory = self._cores, len(self._gpus), self._memory
         for request in self._by_arrival():
             queue = self._queues[request]
@@ -48,19 +60,19 @@ class Ledger:
                 del self._queues[request]
         return admitted
 
-    def release(self, item: WorkItem) -> None:
-        """Give back what an admitted `item` held."""
-        request = item.definition.request
+    def release(self, claim: C) -> None:
+        """Give back what an admitted `claim` held."""
+        request = claim.request
         self._cores += request.cores
         self._memory += request.memory
-        self._gpus.extend(item.gpus)
-        item.gpus = ()
+        self._gpus.extend(claim.gpus)
+        claim.gpus = ()
 
-    def withdraw(self, item: WorkItem) -> bool:
-        """Take a queued `item` out; False where it is not (or no longer) queued."""
-        request = item.definition.request
+    def withdraw(self, claim: C) -> bool:
+        """Take a queued `claim` out; False where it is not (or no longer) queued."""
+        request = claim.request
         queue = self._queues.get(request, deque())
-        kept = deque(entry for entry in queue if entry[1] is not item)
+        kept = deque(entry for entry in queue if entry[1] is not claim)
         if len(kept) == len(queue):
             return False
         if kept:
@@ -69,11 +81,11 @@ class Ledger:
             del self._queues[request]
         return True
 
-    def drain(self) -> list[WorkItem]:
-        """Take out every queued item."""
-        items = [item for queue in self._queues.values() for _, item in queue]
+    def drain(self) -> list[C]:
+        """Take out every queued claim."""
+        claims = [claim for queue in self._queues.values() for _, claim in queue]
         self._queues.clear()
-        return items
+        return claims
 
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._queues.values())
@@ -83,8 +95,8 @@ class Ledger:
             return list(self._queues)
         return sorted(self._queues, key=lambda request: self._queues[request][0][0])
 
-    def _take(self, item: WorkItem, request: Resources) -> WorkItem:
+    def _take(self, claim: C, request: Resources) -> C:
         self._cores -= request.cores
         self._memory -= request.memory
-        item.gpus = tuple(self._gpus.popleft() for _ in range(request.gpus))
-        return item
+        claim.gpus = tuple(self._gpus.popleft() for _ in range(request.gpus))
+        return claim

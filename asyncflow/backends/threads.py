@@ -72,7 +72,7 @@ class ThreadBackend:
             survives_worker_loss=True,
         )
         self._concurrency = concurrency
-        self._ledger = Ledger(total, gpu_ids)
+        self._ledger: Ledger[WorkItem] = Ledger(total, gpu_ids)
         self._ledger_lock = threading.Lock()
         self._runtime = Runtime(Family(grace))
         self._calls: queue.SimpleQueue[WorkItem | _Holder | _KeepIdle | None] = queue.SimpleQueue()

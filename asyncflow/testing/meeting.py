@@ -157,7 +157,7 @@ class Meeting:
             self._let_go.update(names)
         for connection, attendant in self._connections.items():
             if attendant is not None and self._may_go(attendant):
-                connection.send(_GO)
+                connection.send_off()
 
     def _may_go(self, attendant: Attendant) -> bool:
         return self._let_go is None or attendant.name in self._let_go
@@ -175,7 +175,7 @@ class Meeting:
         elif line == _BYE:
             self._connections[connection] = None
             self.left.append(attendant.name)
-            connection.send(_BYE)
+            connection.answer()
         self._look()
 
     def _came(self, connection: _Connection, attendant: Attendant) -> None:
@@ -183,7 +183,7 @@ class Meeting:
         self.arrived.append(attendant)
         self.most = max(self.most, sum(other.weight for other in self.present))
         if self._may_go(attendant):
-            connection.send(_GO)
+            connection.send_off()
 
     def lost(self, connection: _Connection) -> None:
         attendant = self._connections.pop(connection)
@@ -210,6 +210,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, meeting: Meeting) -> None:
         self._meeting = meeting
         self._received = b""
+        self._sent_off = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -224,8 +225,13 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._meeting.lost(self)
 
-    def send(self, line: bytes) -> None:
-        self._transport.write(line)
+    def send_off(self) -> None:
+        if not self._sent_off:
+            self._sent_off = True
+            self._transport.write(_GO)
+
+    def answer(self) -> None:
+        self._transport.write(_BYE)
 
     def hang_up(self) -> None:
         self._transport.close()

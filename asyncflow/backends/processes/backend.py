@@ -9,6 +9,7 @@ from asyncflow.backends.contract import CONCURRENCY, Capabilities, Reporter, Wor
 from asyncflow.backends.machine import resources_of, usable_cores
 from asyncflow.backends.orphans import Family
 from asyncflow.backends.processes.pool import Pool
+from asyncflow.backends.processes.process import Seat
 from asyncflow.backends.resources import Ledger
 from asyncflow.errors import InvalidOptionError
 
@@ -58,7 +59,7 @@ class ProcessBackend:
         self._pool: Pool | None = None
 
     async def start(self, reporter: Reporter) -> None:
-        ledger = Ledger(self.capabilities.total, self._gpus)
+        ledger: Ledger[WorkItem | Seat] = Ledger(self.capabilities.total, self._gpus)
         self._pool = Pool(self.name, self._workers, ledger, Family(self._grace), self._env, self._concurrency, reporter)
         self._pool.thread.start()
 

@@ -6,6 +6,7 @@ loop once there are coroutines; a reader thread takes what the pool sends, and e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -13,16 +14,23 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 from asyncflow.backends import payload
 from asyncflow.backends.contract import Definition, Kind, Outcome, Place, WorkItem
 from asyncflow.backends.orphans import Family
 from asyncflow.backends.processes.channel import Channel, Message, Segment
+from asyncflow.backends.processes.progress import Progress
 from asyncflow.backends.worker import CoroutineLoop, CoroutineQueue, Runtime, cancelled_outcome, enter_worker
 
+#: Seconds that the outcome of a short call may wait for those of the next ones, to leave with them.
+_LINGER = 0.0005
+#: Results of these types travel in the message itself: the common small ones, and none that needs a pickle of its own.
+_SMALL = frozenset({int, float, bool, type(None)})
 
-def main(descriptor: int, worker: str, session: str, grace: float, concurrency: int) -> None:
+
+def main(descriptor: int, progress: int, worker: str, session: str, grace: float, concurrency: int) -> None:
     """Serve the pool at the other end of the socket `descriptor` until it says stop."""
     # Ctrl-C in a terminal is for the engine, which ends its workers in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -31,7 +39,9 @@ def main(descriptor: int, worker: str, session: str, grace: float, concurrency: 
             stream.reconfigure(line_buffering=True)
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
-    _Child(Channel(sock), Place(worker), Family(grace, session), concurrency).serve()
+    with os.fdopen(progress):
+        shared = Progress(progress)
+    _Child(Channel(sock), shared, Place(worker), Family(grace, session), concurrency).serve()
 
 
 class _Function:
@@ -66,24 +76,30 @@ class _Function:
 class _Arrival:
     """A call as the pool sent it."""
 
-    def __init__(self, key: int, function: _Function, about: tuple[Any, ...], segments: Any) -> None:
+    def __init__(self, key: int, function: _Function, args: Any, about: tuple[Any, ...], segments: Any) -> None:
         self.key = key
         self.function = function
+        #: Small arguments as they are; None where they are pickled in the segments.
+        self._args = args
         self._about = about
         self._segments = segments
 
+    def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self._args is not None:
+            return self._args, {}
+        segments, self._segments = self._segments, ()
+        return payload.unpack_arguments(self.function.name, segments)
+
     def item(self) -> WorkItem:
         """Unpickled; raises NotPicklableError."""
-        args, kwargs = payload.unpack_arguments(self.function.name, self._segments)
-        self._segments = ()
+        args, kwargs = self._arguments()
         return self._filled(WorkItem(self.function.definition(), args, kwargs))
 
     def coroutine(self) -> WorkItem:
         """An item whose coroutine does the unpickling, on its loop."""
 
         async def unpickle_and_run() -> Any:
-            args, kwargs = payload.unpack_arguments(self.function.name, self._segments)
-            self._segments = ()
+            args, kwargs = self._arguments()
             return await self.function.definition().fn(*args, **kwargs)
 
         definition = Definition(unpickle_and_run, Kind.FUNCTION, self.function.name, is_async=True)
@@ -115,8 +131,10 @@ class _CreditedQueue(CoroutineQueue):
 class _Child:
     """One worker process."""
 
-    def __init__(self, channel: Channel, place: Place, family: Family, concurrency: int) -> None:
+    def __init__(self, channel: Channel, progress: Progress, place: Place, family: Family, concurrency: int) -> None:
         self._channel = channel
+        self._progress = progress
+        self._flushed = 0.0
         self._sending = threading.Lock()
         self._place = place
         self._family = family
@@ -144,17 +162,25 @@ class _Child:
         _flush_output()
 
     def _run(self, arrival: _Arrival) -> None:
+        key = arrival.key
+        self._progress.begin(key)
         try:
             item = arrival.item()
         except Exception as error:
-            self._finished(arrival.key, _failed(error, self._place))
-            return
-        self._items[arrival.key] = item
-        if arrival.key in self._cancelled:
-            item.cancelled = True
-        outcome = self._runtime.call(item, self._place)
-        _flush_output()
-        self._finished(arrival.key, outcome)
+            self._finished(key, arrival.function.name, _failed(error, self._place))
+        else:
+            self._items[key] = item
+            if key in self._cancelled:
+                item.cancelled = True
+            outcome = self._runtime.call(item, self._place)
+            del self._items[key]
+            self._finished(key, item.definition.name, outcome)
+        self._progress.end(key)
+        # Outcomes of short calls leave together; the pool asks for them where the next call turns out long.
+        now = monotonic()
+        if self._calls.empty() or now - self._flushed > _LINGER:
+            self._flushed = now
+            self._flush()
 
     # --- the pool's words, on the reader thread ----------------------------------------------------------------------
 
@@ -177,14 +203,16 @@ class _Child:
             self._take(data, segments)
         elif verb == "cancel":
             self._cancel(data[0])
+        elif verb == "recall":
+            self._give_back()
         elif verb == "forget":
             self._functions.pop(data[0], None)
         elif verb == "stop":
             self._stop(data[0])
 
     def _take(self, data: tuple[Any, ...], segments: Any) -> None:
-        key, number, *about = data
-        arrival = _Arrival(key, self._functions[number], tuple(about), segments)
+        key, number, args, *about = data
+        arrival = _Arrival(key, self._functions[number], args, tuple(about), segments)
         if not arrival.function.shares_worker:
             self._calls.put(arrival)
             return
@@ -195,15 +223,38 @@ class _Child:
         self._coroutines.owed = True
         self._coroutines.put(item)
 
+    def _give_back(self) -> None:
+        """Return what has not begun; outcomes that lingered go along."""
+        keys = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                arrival = self._calls.get_nowait()
+                if arrival is None:
+                    self._calls.put(None)
+                    break
+                keys.append(arrival.key)
+        with contextlib.suppress(IndexError):
+            while True:
+                key = self._coroutines.items.popleft().component
+                del self._items[key]
+                keys.append(key)
+        self._cancelled.difference_update(keys)
+        self.send("returned", (keys,))
+
     def _cancel(self, key: int) -> None:
         self._cancelled.add(key)
         item = self._items.get(key)
-        if item is not None:
-            item.cancelled = True
-            if isinstance(item.handle, CoroutineLoop):
-                item.handle.cancel(item)
-            elif item.handle is not None:
-                item.handle.cancel()
+        if item is None:
+            return
+        item.cancelled = True
+        if isinstance(item.handle, CoroutineLoop):
+            item.handle.cancel(item)
+        elif item.handle is not None:
+            item.handle.cancel()
+        elif self._progress.current == key and item.definition.kind is Kind.FUNCTION:
+            # A plain function that began after the pool had looked. Nothing else ends it.
+            self._flush()
+            os.killpg(0, signal.SIGKILL)
 
     def _stop(self, grace: float) -> None:
         self._family.grace = grace
@@ -219,22 +270,30 @@ class _Child:
 
     def finished(self, item: WorkItem, outcome: Outcome) -> None:
         """A coroutine has ended."""
-        self._finished(item.component, outcome)
+        del self._items[item.component]
+        self._finished(item.component, item.definition.name, outcome)
+        if not self._coroutines.items:
+            self._flush()
 
-    def _finished(self, key: int, outcome: Outcome) -> None:
-        item = self._items.pop(key, None)
+    def _finished(self, key: int, name: str, outcome: Outcome) -> None:
         self._cancelled.discard(key)
-        name = item.definition.name if item is not None else "a task"
-        error = outcome.error
+        value, error = outcome.value, outcome.error
         segments: Sequence[Segment] = ()
-        if error is None:
+        if error is None and type(value) not in _SMALL:
             try:
-                segments = payload.pack_result(name, outcome.value)
+                segments, value = payload.pack_result(name, value), None
             except Exception as unpicklable:
                 error = unpicklable
         if error is not None:
-            segments = [payload.dump_error(name, error)]
-        self.send("finished", (key, error is not None, outcome.started, outcome.ended), segments)
+            segments, value = [payload.dump_error(name, error)], None
+        with self._sending:
+            data = key, error is not None, outcome.started, outcome.ended, value
+            self._channel.post("finished", data, segments)
+
+    def _flush(self) -> None:
+        _flush_output()
+        with self._sending:
+            self._channel.flush()
 
     def send(self, verb: str, data: tuple[Any, ...] = (), segments: Sequence[Segment] = ()) -> None:
         """Tell the pool; from any thread."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,7 +22,7 @@ from asyncflow.backends.contract import Definition, Kind, Loss, Outcome, Place, 
 from asyncflow.backends.launch import asked_variables, attempt_mark
 from asyncflow.backends.orphans import ATTEMPT, Family, sweep
 from asyncflow.backends.processes.channel import Message
-from asyncflow.backends.processes.process import WorkerProcess
+from asyncflow.backends.processes.process import Seat, WorkerProcess
 from asyncflow.backends.resources import Ledger
 from asyncflow.backends.worker import cancelled_outcome
 
@@ -29,6 +30,18 @@ _log = logging.getLogger("asyncflow")
 
 #: Workers that die, one after the other, before they have come up: then the next would die too.
 _FAILED_STARTS = 3
+#: Seconds of work that a worker is given ahead, by what calls of the same definition lately took.
+_AHEAD = 0.002
+#: The most calls a worker has ahead, however short they are.
+_MOST = 256
+#: The most coroutines that are sent to a loop before it says that it is free again.
+_MOST_CREDIT = 64
+#: How much the last call's cost counts in the running mean.
+_WEIGHT = 0.1
+#: Seconds of silence after which a worker is asked to give back what it has not begun.
+_PATIENCE = 0.02
+#: Results of these types travel in the message itself.
+_SMALL = frozenset({int, float, bool, type(None), str})
 #: Seconds between looks at processes where the system cannot tell of their end (no pidfd).
 _LOOK = 0.2
 
@@ -40,7 +53,7 @@ class Pool:
         self,
         name: str,
         size: int,
-        ledger: Ledger,
+        ledger: Ledger[WorkItem | Seat],
         family: Family,
         env: Mapping[str, str],
         concurrency: int,
@@ -63,7 +76,13 @@ class Pool:
         self._workers: list[WorkerProcess] = []
         self._started = 0
         self._failed_starts = 0
+        #: Calls that need a core and nothing else; every other call waits in the ledger itself.
+        self._plain: deque[WorkItem] = deque()
+        #: How many seats for them wait in the ledger.
+        self._seats_due = 0
         self._coroutines: deque[WorkItem] = deque()
+        #: Mean seconds of a definition's calls; long until there is evidence, so that nothing waits behind it.
+        self._costs: WeakKeyDictionary[Definition, float] = WeakKeyDictionary()
         self._keys = 0
         self._where: dict[WorkItem, tuple[int, WorkerProcess]] = {}
         self._functions: WeakKeyDictionary[Definition, bytes] = WeakKeyDictionary()
@@ -124,11 +143,14 @@ class Pool:
         elif time.monotonic() > self._stop_by:
             for worker in self._workers:
                 worker.kill()
+        self._recall_hoards()
         self._flush()
 
     def _timeout(self) -> float | None:
         if self._stop_by is not None:
             return max(0.01, self._stop_by - time.monotonic())
+        if any(worker.hoards and not worker.recalled for worker in self._workers):
+            return _PATIENCE
         return None if hasattr(selectors, "EpollSelector") else _LOOK
 
     def _look_for_dead(self) -> None:
@@ -148,7 +170,24 @@ class Pool:
             return False
         for message in messages:
             self._heed(worker, message)
+        if messages:
+            worker.heard = time.monotonic()
+            self._after_reports(worker)
         return True
+
+    def _after_reports(self, worker: WorkerProcess) -> None:
+        """Give a worker more to do, or let it go."""
+        if worker.seat is not None and self._stop_by is None:
+            # Where others wait for cores, this one comes free first.
+            contended = len(self._ledger) > self._seats_due
+            if contended and not worker.calls:
+                self._ledger.release(worker.seat)
+                worker.seat = None
+            elif not contended:
+                self._feed(worker)
+        self._report_first(worker)
+        if worker.idle and sum(not other.closed for other in self._workers) > self._size:
+            self._retire(worker)
 
     def _flush(self) -> None:
         for worker in self._workers:
@@ -168,16 +207,73 @@ class Pool:
                 self._end_cancelled(item)
             elif item.definition.shares_worker:
                 self._coroutines.append(item)
+            elif item.definition.description is None and not item.solo:
+                self._plain.append(item)
             else:
                 self._ledger.offer(item)
 
     def _assign(self) -> None:
-        for item in self._ledger.admit():
-            if item.cancelled:
-                self._ledger.release(item)
-                self._end_cancelled(item)
+        self._offer_seats()
+        for claim in self._ledger.admit():
+            if isinstance(claim, Seat):
+                self._seats_due -= 1
+                self._fill(claim)
+            elif claim.cancelled:
+                self._ledger.release(claim)
+                self._end_cancelled(claim)
             else:
-                self._give_call(item)
+                self._give_call(claim)
+        self._assign_coroutines()
+
+    def _offer_seats(self) -> None:
+        taken = sum(worker.seat is not None for worker in self._workers)
+        for _ in range(min(len(self._plain), self._size - taken) - self._seats_due):
+            self._ledger.offer(Seat())
+            self._seats_due += 1
+
+    def _fill(self, seat: Seat) -> None:
+        """Give a worker the seat and plain calls for it."""
+        if not self._plain:
+            self._ledger.release(seat)
+            return
+        worker = self._for_call({})
+        worker.seat = seat
+        self._feed(worker)
+
+    def _feed(self, worker: WorkerProcess) -> None:
+        """Give a seated worker as many plain calls as it should have ahead; its seat back where it has none left."""
+        share = 1 + len(self._plain) // self._size
+        while self._plain and share and len(worker.calls) < self._depth(self._plain[0].definition):
+            item = self._plain.popleft()
+            if item.cancelled:
+                self._end_cancelled(item)
+            elif self._send(worker, item, worker.calls):
+                share -= 1
+        if not worker.calls and worker.seat is not None:
+            self._ledger.release(worker.seat)
+            worker.seat = None
+        self._report_first(worker)
+
+    def _depth(self, definition: Definition) -> int:
+        cost = self._costs.get(definition, 1.0)
+        return min(_MOST, 1 + int(_AHEAD / max(cost, 1e-6)))
+
+    def _report_first(self, worker: WorkerProcess) -> None:
+        """The first of the calls that a worker has is the one that it runs."""
+        item = next(iter(worker.calls.values()), None)
+        if item is not None and item is not worker.first and worker.greeted:
+            worker.first = item
+            self._reporter.started(item, worker.place, time.time())
+
+    def _give_call(self, item: WorkItem) -> None:
+        # A function runs in the worker itself; what is started for one call gets its variables then.
+        worker = self._for_call(asked_variables(item) if _runs_in_worker(item) else {})
+        if self._send(worker, item, worker.calls):
+            self._report_first(worker)
+        else:
+            self._ledger.release(item)
+
+    def _assign_coroutines(self) -> None:
         while self._coroutines:
             item = self._coroutines[0]
             if item.cancelled:
@@ -186,20 +282,18 @@ class Pool:
             worker = self._for_coroutine(item)
             if worker is None:
                 break
-            self._give_coroutine(worker, self._coroutines.popleft())
+            self._coroutines.popleft()
+            if self._send(worker, item, worker.coroutines):
+                worker.credit -= 1
+                worker.closed = worker.closed or item.solo
 
-    def _give_call(self, item: WorkItem) -> None:
-        # A function runs in the worker itself; what is started for one call gets its variables then.
-        worker = self._for_call(asked_variables(item) if _runs_in_worker(item) else {})
-        if self._send(worker, item, worker.calls):
-            self._reporter.started(item, Place(worker.name, self._place.host, worker.pid), time.time())
-        else:
-            self._ledger.release(item)
-
-    def _give_coroutine(self, worker: WorkerProcess, item: WorkItem) -> None:
-        if self._send(worker, item, worker.coroutines):
-            worker.free = False
-            worker.closed = worker.closed or item.solo
+    def _recall_hoards(self) -> None:
+        """Take back what waits behind a call, or a coroutine's step, that takes longer than its kind lately did."""
+        silent = time.monotonic() - _PATIENCE
+        for worker in self._workers:
+            if worker.heard < silent and worker.hoards and worker.greeted and not worker.recalled:
+                worker.recalled = True
+                worker.channel.post("recall")
 
     def _for_call(self, asked: Mapping[str, str]) -> WorkerProcess:
         """An idle worker with the environment asked for. The ledger lets no more calls in than there may be."""
@@ -216,11 +310,13 @@ class Pool:
         carrying = [worker for worker in self._workers if worker.coroutines]
         if not item.solo:
             for worker in carrying:
-                if worker.free and not worker.closed and len(worker.coroutines) < self._concurrency:
+                if worker.credit > 0 and not worker.closed and len(worker.coroutines) < self._concurrency:
                     return worker
         if len(carrying) >= self._size:
             return None
-        idle = next((worker for worker in self._workers if worker.idle and worker.free and not worker.asked), None)
+        idle = next(
+            (worker for worker in self._workers if worker.idle and worker.credit > 0 and not worker.asked), None
+        )
         return idle if idle is not None else self._start_worker({})
 
     def _send(self, worker: WorkerProcess, item: WorkItem, among: dict[int, WorkItem]) -> bool:
@@ -230,7 +326,8 @@ class Pool:
             number = worker.number_of(definition)
             if number is None:
                 number = worker.number_of(definition, self._function(definition))
-            segments = payload.pack_arguments(definition, item.args, item.kwargs)
+            small = not item.kwargs and _SMALL.issuperset(map(type, item.args))
+            segments = () if small else payload.pack_arguments(definition, item.args, item.kwargs)
         except Exception as error:
             now = time.time()
             self._reporter.finished(item, Outcome(None, error, now, now, self._place))
@@ -238,8 +335,9 @@ class Pool:
         self._keys += 1
         among[self._keys] = item
         self._where[item] = self._keys, worker
-        about = (self._keys, number, item.uid, item.attempt, item.directory, item.gpus)
+        about = (self._keys, number, item.args if small else None, item.uid, item.attempt, item.directory, item.gpus)
         worker.channel.post("run", about, segments)
+        worker.heard = time.monotonic()
         return True
 
     def _function(self, definition: Definition) -> bytes:
@@ -271,83 +369,124 @@ class Pool:
         elif verb == "started":
             key, began = data
             worker.begun.add(key)
-            place = Place(worker.name, self._place.host, worker.pid)
-            self._reporter.started(worker.coroutines[key], place, began)
+            self._reporter.started(worker.coroutines[key], worker.place, began)
         elif verb == "free":
-            worker.free = True
+            self._on_free(worker)
+        elif verb == "returned":
+            self._on_returned(worker, data[0])
         elif verb == "hello":
             worker.greeted = True
             self._failed_starts = 0
 
+    def _on_free(self, worker: WorkerProcess) -> None:
+        quick = time.monotonic() - worker.heard < _PATIENCE
+        worker.granted = min(_MOST_CREDIT, 2 * worker.granted) if quick else 1
+        worker.credit = worker.granted
+
+    def _on_returned(self, worker: WorkerProcess, keys: list[int]) -> None:
+        """It has not begun these: they go to whoever is free."""
+        worker.recalled = False
+        worker.heard = time.monotonic()
+        for key in reversed(keys):
+            item = worker.calls.pop(key, None)
+            if item is not None:
+                # Calls like the one that it is in are no longer taken for short.
+                self._costs[item.definition] = _PATIENCE
+                self._plain.appendleft(item)
+            else:
+                item = worker.coroutines.pop(key)
+                self._coroutines.appendleft(item)
+            del self._where[item]
+
     def _on_finished(self, worker: WorkerProcess, data: tuple[Any, ...], segments: Any) -> None:
-        key, failed, started, ended = data
+        key, failed, started, ended, value = data
         item = worker.calls.pop(key, None)
-        if item is not None:
-            self._ledger.release(item)
-        else:
+        if item is None:
             item = worker.coroutines.pop(key)
             worker.begun.discard(key)
             if item.solo:
                 worker.closed = False
+        else:
+            self._note_cost(item.definition, ended - started)
+            if worker.seat is None:
+                self._ledger.release(item)
         del self._where[item]
+        worker.recalled = False
         name = item.definition.name
-        value, error = None, None
-        try:
-            if failed:
-                error = payload.load_error(name, segments[0])
-            else:
-                value = payload.unpack_result(name, segments)
-        except Exception as unreadable:
-            error = unreadable
-        place = Place(worker.name, self._place.host, worker.pid)
-        self._reporter.finished(item, Outcome(value, error, started, ended, place))
-        self._retire_surplus(worker)
+        error: BaseException | None = None
+        if segments:
+            try:
+                if failed:
+                    error = payload.load_error(name, segments[0])
+                else:
+                    value = payload.unpack_result(name, segments)
+            except Exception as unreadable:
+                error = unreadable
+        self._reporter.finished(item, Outcome(value, error, started, ended, worker.place))
 
-    def _retire_surplus(self, worker: WorkerProcess) -> None:
-        if worker.idle and sum(1 for other in self._workers if not other.closed) > self._size:
-            self._retire(worker)
+    def _note_cost(self, definition: Definition, seconds: float) -> None:
+        mean = self._costs.get(definition, seconds)
+        self._costs[definition] = max(seconds, mean) if seconds > _PATIENCE else mean + (seconds - mean) * _WEIGHT
 
     def _on_death(self, worker: WorkerProcess) -> None:
-        while self._read(worker) and worker.channel.pending():
+        worker.closed = True
+        while worker.channel.pending() and self._read(worker):
             pass  # what it sent before it died counts
         self._workers.remove(worker)
         self._selector.unregister(worker.channel.sock)
         if worker.pidfd is not None:
             self._selector.unregister(worker.pidfd)
         code, how = worker.reap()
+        current, last = worker.progress.current, worker.progress.last
         worker.close()
         if not worker.greeted and self._stop_by is None:
             self._failed_starts += 1
-        for key, item in [*worker.calls.items(), *worker.coroutines.items()]:
-            self._lose(worker, key, item, code, how)
+        for key, item in reversed([*worker.calls.items(), *worker.coroutines.items()]):
+            self._lose(worker, key, item, current, last, Loss(how, self._place.host, code))
+        if worker.seat is not None:
+            self._ledger.release(worker.seat)
         if self._failed_starts >= _FAILED_STARTS:
             self._reporter.broken(f"its worker processes die while they start; the last one: {how}")
 
-    def _lose(self, worker: WorkerProcess, key: int, item: WorkItem, code: int, how: str) -> None:
+    def _lose(self, worker: WorkerProcess, key: int, item: WorkItem, current: int, last: int, loss: Loss) -> None:
+        """Say what a worker's death means for one item; `current` and `last` are its progress."""
         del self._where[item]
         if key in worker.calls:
-            self._ledger.release(item)
-            begun, alone = worker.greeted, True
-            if not _runs_in_worker(item):
+            begun, alone, waiting = key == current, True, key > last
+            if worker.seat is None:
+                self._ledger.release(item)
+            if begun and not _runs_in_worker(item):
                 # What was started for it outlived its worker; it must not run beside its own next attempt.
                 sweep(ATTEMPT, attempt_mark(item, self._family))
         else:
-            begun = key in worker.begun
-            alone = len(worker.begun) == 1
+            begun, alone, waiting = key in worker.begun, len(worker.begun) == 1, key not in worker.begun
         if item.cancelled or self._stop_by is not None:
             self._end_cancelled(item)
+        elif waiting:
+            self._requeue(item)
         else:
-            self._reporter.lost(item, Loss(how, self._place.host, code, begun, begun and alone))
+            # Neither waiting nor begun: it had ended, and its outcome was lost on the way.
+            self._reporter.lost(item, replace(loss, begun=begun, alone=begun and alone))
+
+    def _requeue(self, item: WorkItem) -> None:
+        """Nothing of it ran: it may go to another worker as it is."""
+        if item.definition.shares_worker:
+            self._coroutines.appendleft(item)
+        elif item.definition.description is None and not item.solo:
+            self._plain.appendleft(item)
+        else:
+            self._ledger.offer(item)
 
     # --- cancelling and stopping -------------------------------------------------------------------------------------
 
     def _cancel(self, item: WorkItem) -> None:
         if item not in self._where:
-            if not item.definition.shares_worker and self._ledger.withdraw(item):
+            # A coroutine or plain call that waits is found cancelled at its turn.
+            if item.definition.description is not None and self._ledger.withdraw(item):
                 self._end_cancelled(item)
-            return  # a waiting coroutine is found cancelled at its turn; else it has ended
+            return
         key, worker = self._where[item]
-        if key in worker.calls and _runs_in_worker(item):
+        if worker.progress.current == key and _runs_in_worker(item):
             worker.closed = True
             worker.kill()
         else:
@@ -355,8 +494,10 @@ class Pool:
 
     def _begin_stop(self, grace: float) -> None:
         self._stop_by = time.monotonic() + grace + 1.0
-        for item in [*self._ledger.drain(), *self._coroutines]:
+        waiting = [claim for claim in self._ledger.drain() if isinstance(claim, WorkItem)]
+        for item in [*waiting, *self._plain, *self._coroutines]:
             self._end_cancelled(item)
+        self._plain.clear()
         self._coroutines.clear()
         for worker in self._workers:
             worker.closed = True

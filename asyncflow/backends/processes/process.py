@@ -12,18 +12,27 @@ import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from asyncflow.backends.contract import Definition, WorkItem
+from asyncflow.backends.contract import Definition, Place, WorkItem
 from asyncflow.backends.launch import THREAD_VARIABLES
 from asyncflow.backends.orphans import SESSION, Family
 from asyncflow.backends.processes.channel import Channel
+from asyncflow.backends.processes.progress import Progress
+from asyncflow.description import Resources
 from asyncflow.errors import signal_name
 
 _START = (
-    "import json, sys; path, descriptor, *rest = json.loads(sys.argv[1]); sys.path[:] = path; "
-    "from asyncflow.backends.processes.child import main; main(descriptor, *rest)"
+    "import json, sys; path, *rest = json.loads(sys.argv[1]); sys.path[:] = path; "
+    "from asyncflow.backends.processes.child import main; main(*rest)"
 )
 #: How many functions a worker keeps; the longest unused is forgotten first.
 _FUNCTIONS = 1000
+
+
+class Seat:
+    """One core, held by a worker while it has plain calls."""
+
+    gpus: tuple[str, ...] = ()
+    request = Resources(cores=1)
 
 
 class WorkerProcess:
@@ -37,8 +46,10 @@ class WorkerProcess:
         #: Only tasks that ask for exactly this run here: libraries read such variables once.
         self.asked = asked
         ours, theirs = socket.socketpair()
-        with theirs:
-            arguments = json.dumps([sys.path, theirs.fileno(), name, family.session, family.grace, concurrency])
+        self.progress, progress = Progress.create()
+        with theirs, os.fdopen(progress):
+            descriptors = theirs.fileno(), progress
+            arguments = json.dumps([sys.path, *descriptors, name, family.session, family.grace, concurrency])
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, arguments],
                 stdin=subprocess.DEVNULL,
@@ -49,13 +60,16 @@ class WorkerProcess:
                     **asked,
                     SESSION: family.session,
                 },
-                pass_fds=[theirs.fileno()],
+                pass_fds=descriptors,
                 # Out of reach of the terminal's signals, and a process group of its own to be ended as a whole.
                 start_new_session=True,
             )
         ours.setblocking(False)
         self.channel = Channel(ours)
         self.pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
+        self.place = Place(name, pid=self._process.pid)
+        #: The call that it runs, as far as was reported.
+        self.first: WorkItem | None = None
         #: Whether it has come up.
         self.greeted = False
         #: Calls and coroutines that it has and that have not ended, by key.
@@ -63,8 +77,14 @@ class WorkerProcess:
         self.coroutines: dict[int, WorkItem] = {}
         #: Keys of the coroutines that began.
         self.begun: set[int] = set()
-        #: Whether its loop can begin a further coroutine.
-        self.free = True
+        #: The core that it holds for plain calls; None where it has none of these.
+        self.seat: Seat | None = None
+        #: How many coroutines its loop can begin before it says again that it is free, and had when it last was.
+        self.credit = self.granted = 1
+        #: When work was last sent to it or it last ended some, by the monotonic clock.
+        self.heard = 0.0
+        #: Whether it was asked to give back what it has not begun.
+        self.recalled = False
         #: Takes nothing else: what it runs must be alone, or it is on its way out.
         self.closed = False
         self._numbers: OrderedDict[Definition, int] = OrderedDict()
@@ -73,6 +93,11 @@ class WorkerProcess:
     @property
     def idle(self) -> bool:
         return not (self.calls or self.coroutines or self.closed)
+
+    @property
+    def hoards(self) -> bool:
+        """Whether it has more than it can be running."""
+        return len(self.calls) > 1 or len(self.coroutines) > len(self.begun)
 
     @property
     def pid(self) -> int:
@@ -120,6 +145,7 @@ class WorkerProcess:
     def close(self) -> None:
         """Free what this process holds for it."""
         self.channel.sock.close()
+        self.progress.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
 

@@ -1,0 +1,390 @@
+"""What the tasks of the conformance suite do. Workers import this module: it needs nothing but the library itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from asyncflow import function_task
+from asyncflow.testing.meeting import Address, attend, attend_async
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+async def add_async(left: int, right: int) -> int:
+    await asyncio.sleep(0)
+    return left + right
+
+
+def echo(value: Any) -> Any:
+    return value
+
+
+async def echo_async(value: Any) -> Any:
+    await asyncio.sleep(0)
+    return value
+
+
+def spread(first: int, *rest: int, factor: int = 1, **named: int) -> tuple[int, tuple[int, ...], int, dict[str, int]]:
+    return first, rest, factor, named
+
+
+def size_of(data: bytes) -> int:
+    return len(data)
+
+
+def make_bytes(size: int) -> bytes:
+    return bytes(size)
+
+
+def where() -> int:
+    """The process that runs this."""
+    return os.getpid()
+
+
+@function_task
+def module_level(number: int) -> int:
+    return 2 * number
+
+
+@function_task
+async def module_level_async(number: int) -> int:
+    await asyncio.sleep(0)
+    return 3 * number
+
+
+class Outer:
+    """Holds a class whose instances a worker has to find inside it."""
+
+    class Inner:
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+        def times(self, factor: int) -> int:
+            return self.value * factor
+
+    class Adder:
+        """A callable object."""
+
+        def __init__(self, term: int) -> None:
+            self.term = term
+
+        def __call__(self, value: int) -> int:
+            return value + self.term
+
+
+def doubled_inner(inner: Outer.Inner) -> Outer.Inner:
+    return Outer.Inner(2 * inner.value)
+
+
+class CountedFunction:
+    """A callable that counts how often it is pickled and notes where it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.__name__ = "counted"
+        self.pickled = 0
+
+    def __call__(self, number: int) -> int:
+        return number
+
+    def __getstate__(self) -> Path:
+        self.pickled += 1
+        return self.file
+
+    def __setstate__(self, file: Path) -> None:
+        self.__init__(file)  # type: ignore[misc]  # an instance made without it
+        note(file, str(os.getpid()))
+
+
+colour: contextvars.ContextVar[str] = contextvars.ContextVar("colour", default="none")
+
+
+def read_colour() -> str:
+    return colour.get()
+
+
+async def read_colour_async() -> str:
+    return colour.get()
+
+
+# --- traces ----------------------------------------------------------------------------------------------------------
+
+
+def note(file: Path, line: str) -> None:
+    """Append a line in one piece, whoever else does so at the same time."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(descriptor, f"{line}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def notes(file: Path) -> list[str]:
+    """The lines that were noted."""
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def noted(file: Path, line: str) -> str:
+    """A task that leaves a trace of each of its runs."""
+    note(file, line)
+    return line
+
+
+def step(file: Path, name: str, *needs: str) -> list[str]:
+    """A task of a graph: which of its dependencies' traces it misses, then its own trace."""
+    missing = sorted({*needs} - {*notes(file)})
+    note(file, name)
+    return [name, *missing]
+
+
+async def step_async(file: Path, name: str, *needs: str) -> list[str]:
+    await asyncio.sleep(0)
+    return step(file, name, *needs)
+
+
+def attend_and_note(address: Address, name: str, file: Path) -> str:
+    attend(address, name)
+    note(file, name)
+    return name
+
+
+def block_in_coroutine(address: Address, name: str) -> str:
+    return attend(address, name)
+
+
+async def hold_own_loop(address: Address, name: str) -> str:
+    """A coroutine that blocks the loop it is on."""
+    return block_in_coroutine(address, name)
+
+
+async def attend_and_tell(address: Address, name: str, file: Path) -> str:
+    """Attends; notes whether it was cancelled."""
+    try:
+        return await attend_async(address, name)
+    except asyncio.CancelledError:
+        note(file, f"{name} was cancelled")
+        raise
+
+
+def variables(*names: str) -> dict[str, str | None]:
+    return {name: os.environ.get(name) for name in names}
+
+
+def attend_with_gpus(address: Address, name: str) -> str:
+    attend(address, name)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def rank_of(label: str) -> tuple[str, int, int]:
+    """Which MPI rank runs this, and of how many."""
+    return label, int(os.environ["OMPI_COMM_WORLD_RANK"]), int(os.environ["OMPI_COMM_WORLD_SIZE"])
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+class Detailed(Exception):
+    """An exception of the user's, with data."""
+
+    def __init__(self, code: int, detail: str) -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+
+
+class NotRebuilt(Exception):
+    """Pickles well and cannot be rebuilt: the constructor takes more than `args` holds."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+class Attached(Exception):
+    """Carries what cannot be pickled."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.lock = threading.Lock()
+
+
+class Speechless(Exception):
+    """An exception whose text cannot be had."""
+
+    def __str__(self) -> NoReturn:
+        raise RuntimeError("no text")
+
+
+class NoException(BaseException):
+    """What a task's own code may raise that is no Exception."""
+
+
+def raise_detailed(code: int) -> NoReturn:
+    raise Detailed(code, "in detail")
+
+
+async def raise_detailed_async(code: int) -> NoReturn:
+    await asyncio.sleep(0)
+    raise Detailed(code, "in detail")
+
+
+def raise_from_cause() -> NoReturn:
+    try:
+        raise KeyError("the first thing")
+    except KeyError as error:
+        raise ValueError("the second thing") from error
+
+
+def raise_not_rebuilt() -> NoReturn:
+    raise NotRebuilt("this", "that")
+
+
+def raise_attached() -> NoReturn:
+    raise Attached("with a lock")
+
+
+def raise_speechless() -> NoReturn:
+    raise Speechless
+
+
+def raise_kind(kind: type[BaseException], *args: object) -> NoReturn:
+    raise kind(*args)
+
+
+async def raise_kind_async(kind: type[BaseException], *args: object) -> NoReturn:
+    await asyncio.sleep(0)
+    raise kind(*args)
+
+
+class Unpicklable:
+    """Refuses to travel."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("it stays where it is")
+
+
+class Unreadable:
+    """Travels, and cannot be read at the other end."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return _refuse, ("it does not arrive",)
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise ValueError(reason)
+
+
+def takes(number: int, thing: object) -> int:
+    return number
+
+
+def gives_unpicklable() -> Unpicklable:
+    return Unpicklable()
+
+
+def gives_unreadable() -> Unreadable:
+    return Unreadable()
+
+
+def fail_until(file: Path, attempts: int) -> int:
+    """Fails until it was tried `attempts` times; how often it was."""
+    note(file, "tried")
+    tried = len(notes(file))
+    if tried < attempts:
+        raise Detailed(tried, "not yet")
+    return tried
+
+
+# --- deaths ----------------------------------------------------------------------------------------------------------
+
+
+def die_until(file: Path, attempts: int, number: int = signal.SIGKILL) -> int:
+    """Ends its worker by a signal until it was tried `attempts` times; how often it was."""
+    note(file, "tried")
+    tried = len(notes(file))
+    if tried < attempts:
+        os.kill(os.getpid(), number)
+    return tried
+
+
+async def die_until_async(file: Path, attempts: int) -> int:
+    return die_until(file, attempts)
+
+
+async def die_in_company(address: Address, file: Path) -> int:
+    """Ends its worker the first time, once it was let go."""
+    note(file, "tried")
+    if len(notes(file)) == 1:
+        await attend_async(address, "killer")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return len(notes(file))
+
+
+async def sit_with(address: Address, name: str, file: Path) -> str:
+    """Attends, and tells how often it ran by its notes."""
+    note(file, name)
+    return await attend_async(address, name)
+
+
+def exit_worker(code: int) -> NoReturn:
+    os._exit(code)
+
+
+# --- tasks in tasks --------------------------------------------------------------------------------------------------
+
+
+def call_module_level(number: int) -> str:
+    """What calling a task inside a task's body says."""
+    try:
+        module_level(number)
+    except RuntimeError as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+async def call_module_level_async(number: int) -> str:
+    await asyncio.sleep(0)
+    return call_module_level(number)
+
+
+def call_plain(number: int) -> int:
+    result: int = module_level.fn(number)
+    return result
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def words(*command: str) -> Sequence[str]:
+    """A command as the list of its words."""
+    return list(command)
+
+
+def line(command: str) -> str:
+    """A command as a string."""
+    return command
+
+
+async def line_async(command: str) -> str:
+    await asyncio.sleep(0)
+    return command
+
+
+def greet(name: str) -> str:
+    return f"printf 'hello %s' {name}"
+
+
+def forget(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
