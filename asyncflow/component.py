@@ -121,6 +121,9 @@ class Component(Node):
 
     @property
     def state(self) -> State:
+        # Whether it runs is known by the attempt alone: a backend says so there, without a turn of the loop.
+        if self.item is not None and self.item.started is not None:
+            return State.RUNNING
         return self.phase.state
 
     def story(self) -> str:

@@ -94,5 +94,5 @@ def describe(name: str, value: TaskDescription | Mapping[str, Any] | None) -> Ta
     known = [f.name for f in fields(TaskDescription)]
     for key in value:
         if key not in known:
-            raise UnknownOptionError(str(key), known)
+            raise UnknownOptionError("task_description", str(key), known)
     return TaskDescription(**value) if value else None

@@ -43,7 +43,6 @@ from asyncflow.task import Decorators, Task, refuse_on_worker
 
 R = TypeVar("R")
 
-_NO_KWARGS: dict[str, Any] = {}
 _get_running_loop = asyncio._get_running_loop
 
 
@@ -268,6 +267,12 @@ class EngineCreation:
         self._make = make
         self._backend = backend
         self._flow: WorkflowEngine | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name!r} belongs to the engine itself: await it first, flow = await {self!r}")
+
+    def __repr__(self) -> str:
+        return "WorkflowEngine.create(...)"
 
     async def _create(self) -> WorkflowEngine:
         flow = self._make()

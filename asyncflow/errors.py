@@ -96,13 +96,13 @@ class TaskDefinitionError(AsyncflowError, TypeError):
 
 
 class UnknownOptionError(AsyncflowError, TypeError):
-    """A key that `task_description` does not know."""
+    """An option that a decorator, or a key that `task_description`, does not know."""
 
-    def __init__(self, key: str, known: Sequence[str]) -> None:
+    def __init__(self, where: str, key: str, known: Sequence[str]) -> None:
         self.key = key
         self.known = tuple(known)
-        hint = nearest(key, known) or f"; known keys are {_listed(known)}"
-        super().__init__(f"task_description has no key {key!r}{hint}")
+        hint = nearest(key, known) or f"; there are {_listed(known)}"
+        super().__init__(f"{where} has no {key!r}{hint}")
 
 
 class InvalidOptionError(AsyncflowError, ValueError):

@@ -32,11 +32,10 @@ class Phase(Enum):
     WAITING = State.PENDING, 0
     READY = State.PENDING, 1
     SUBMITTED = State.PENDING, 2
-    RUNNING = State.RUNNING, 3
-    BACKOFF = State.PENDING, 4
-    DONE = State.DONE, 5
-    FAILED = State.FAILED, 6
-    CANCELLED = State.CANCELLED, 7
+    BACKOFF = State.PENDING, 3
+    DONE = State.DONE, 4
+    FAILED = State.FAILED, 5
+    CANCELLED = State.CANCELLED, 6
 
     #: Members are singletons; Enum's own hash goes through Python code, and the table is asked for every move.
     __hash__ = object.__hash__
@@ -46,17 +45,13 @@ class Phase(Enum):
 
     def __init__(self, state: State, order: int) -> None:
         self.state = state
-        self.ended = order >= 5
+        self.ended = order >= 4
 
 
 _LEGAL: dict[Phase, frozenset[Phase]] = {
     Phase.WAITING: frozenset({Phase.READY, Phase.FAILED, Phase.CANCELLED}),
     Phase.READY: frozenset({Phase.SUBMITTED, Phase.FAILED, Phase.CANCELLED}),
-    # Straight to an end: a backend may report the end of an attempt without ever having reported its start.
-    Phase.SUBMITTED: frozenset(
-        {Phase.RUNNING, Phase.READY, Phase.BACKOFF, Phase.DONE, Phase.FAILED, Phase.CANCELLED},
-    ),
-    Phase.RUNNING: frozenset({Phase.READY, Phase.BACKOFF, Phase.DONE, Phase.FAILED, Phase.CANCELLED}),
+    Phase.SUBMITTED: frozenset({Phase.READY, Phase.BACKOFF, Phase.DONE, Phase.FAILED, Phase.CANCELLED}),
     Phase.BACKOFF: frozenset({Phase.READY, Phase.FAILED, Phase.CANCELLED}),
     Phase.DONE: frozenset(),
     Phase.FAILED: frozenset(),

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from itertools import count
+from time import time
 from typing import Any
 
 from asyncflow.arguments import resolve
@@ -36,10 +37,16 @@ _BURST = 1000
 class Mailbox:
     """Reports from any thread, handled on the loop in the order in which they came."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, after: Callable[[], None]) -> None:
-        """`after` is called on the loop at the end of each burst."""
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        after: Callable[[], None],
+        on_error: Callable[[Any, Exception], None],
+    ) -> None:
+        """On the loop, `after` is called at the end of each burst, `on_error` with a subject whose handler raised."""
         self._loop = loop
         self._after = after
+        self._on_error = on_error
         self._reports: deque[tuple[Callable[[Any, Any], None], Any, Any]] = deque()
         self._woken = False
 
@@ -60,9 +67,7 @@ class Mailbox:
             try:
                 handler(subject, report)
             except Exception as error:
-                self._loop.call_exception_handler(
-                    {"message": f"asyncflow: a report of {subject!r} could not be handled", "exception": error}
-                )
+                self._on_error(subject, error)
         self._after()
         if reports and not self._woken:
             self._woken = True
@@ -78,7 +83,9 @@ class _MailboxReporter:
         self._state = state
 
     def started(self, item: WorkItem, place: Place, time: float) -> None:
-        self._post(self._scheduler.on_started, item, time)
+        item.started = time
+        if item.watched:
+            self._post(self._scheduler.on_started, item, time)
 
     def finished(self, item: WorkItem, outcome: Outcome) -> None:
         self._post(self._scheduler.on_finished, item, outcome)
@@ -97,7 +104,9 @@ class _DirectReporter:
         self._scheduler = scheduler
 
     def started(self, item: WorkItem, place: Place, time: float) -> None:
-        self._scheduler.on_started(item, time)
+        item.started = time
+        if item.watched:
+            self._scheduler.on_started(item, time)
 
     def finished(self, item: WorkItem, outcome: Outcome) -> None:
         self._scheduler.on_finished(item, outcome)
@@ -120,7 +129,7 @@ class Scheduler:
         self._numbers = count(1)
         self.unfinished: dict[int, Component] = {}
         self.history: deque[Component] = deque(maxlen=history)
-        self._mailbox = Mailbox(loop, self.flush)
+        self._mailbox = Mailbox(loop, self.flush, self._on_defect)
         self._dirty: list[Lane] = []
         self._flush_due = False
         self._states: list[BackendState] = []
@@ -246,6 +255,7 @@ class Scheduler:
         definition = component.binding.definition
         item = WorkItem(definition, args, kwargs, uid=component.uid, attempt=component.attempt, context=context)
         item.solo = component.solo
+        item.watched = component.binding.policy.timeout is not None
         if definition.executable is not None and definition.executable.capture_stdio:
             item.directory = self._directory
         item.component = component
@@ -263,18 +273,16 @@ class Scheduler:
             return
         if not lane.reports_start:
             for item in batch:
-                self.on_started(item, self._loop.time())
+                item.started = time()
+                self.on_started(item, item.started)
 
     # --- reports of backends -----------------------------------------------------------------------------------------
 
     def on_started(self, item: WorkItem, time: float) -> None:
+        """A watched item began: its timeout counts from now."""
         component: Component = item.component
-        if component.item is not item or component.phase is not Phase.SUBMITTED:
-            return
-        item.started = time
-        component.move(Phase.RUNNING)
         timeout = component.binding.policy.timeout
-        if timeout is not None:
+        if timeout is not None and component.item is item:
             item.timer = self._loop.call_later(timeout, self._time_out, item, timeout)
 
     def on_finished(self, item: WorkItem, outcome: Outcome) -> None:
@@ -325,6 +333,19 @@ class Scheduler:
         item.args, item.kwargs, item.context = (), {}, None
         return current
 
+    def _on_defect(self, subject: Any, error: Exception) -> None:
+        """A report could not be handled: whatever went wrong, its future ends."""
+        self._tell(f"a report of {subject!r} could not be handled", error)
+        component: Component | None = getattr(subject, "component", None)
+        if component is not None and not component.phase.ended:
+            defect = InternalError(f"{component.story()}: {type(error).__name__}: {error}")
+            defect.__cause__ = error
+            component.item = None
+            self._end_failed(component, defect)
+
+    def _tell(self, what: str, error: Exception) -> None:
+        self._loop.call_exception_handler({"message": f"asyncflow: {what}", "exception": error})
+
     def on_broken(self, state: BackendState, reason: str) -> None:
         """Fail everything that is with the backend; what comes later fails when it is handed over."""
         if state.broken is None:
@@ -362,7 +383,10 @@ class Scheduler:
 
     def _cancel_item(self, item: WorkItem) -> None:
         item.cancelled = True
-        item.lane.state.backend.cancel(item)
+        try:
+            item.lane.state.backend.cancel(item)
+        except Exception as error:
+            self._tell(f"backend {item.lane.state.backend.name!r} could not cancel {item!r}", error)
 
     def _attempt_failed(self, component: Component, error: BaseException) -> None:
         component.failures += 1
@@ -486,8 +510,7 @@ class Scheduler:
         components = list(self.unfinished.values())
         validate(components, {component: component.foreign for component in components if component.foreign})
         for component in components:
-            handed_over = component.phase in (Phase.SUBMITTED, Phase.RUNNING)
-            if handed_over != (component.item is not None):
+            if (component.phase is Phase.SUBMITTED) != (component.item is not None):
                 raise InternalError(f"{component.story()} has the item {component.item!r}")
             if component.item is not None and component.item not in component.item.lane.out:
                 raise InternalError(f"{component.story()} has an item that is not out")

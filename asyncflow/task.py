@@ -12,7 +12,7 @@ from asyncflow.backends.contract import Definition, ExecutableOptions, Kind
 from asyncflow.backends.worker import on_worker
 from asyncflow.component import Binding, Policy
 from asyncflow.description import TaskDescription, describe
-from asyncflow.errors import CalledInsideTaskError, InvalidOptionError, TaskDefinitionError
+from asyncflow.errors import CalledInsideTaskError, InvalidOptionError, TaskDefinitionError, UnknownOptionError
 from asyncflow.future import TaskFuture
 from asyncflow.scope import engine_here
 
@@ -197,6 +197,11 @@ def _policy(
     return Policy(backend, retries, retry_delay, max_losses, timeout, priority)
 
 
+_BLOCK_OPTIONS = ("name", "retries", "retry_delay", "timeout")
+_TASK_OPTIONS = ("backend", "max_losses", "priority", "task_description")
+_DECORATOR = {Kind.FUNCTION: "function_task", Kind.EXECUTABLE: "executable_task", Kind.BLOCK: "block"}
+
+
 class Decorators:
     """The three decorators, bare or with options: `@flow.function_task`, `@flow.executable_task`, `@flow.block`."""
 
@@ -296,9 +301,12 @@ class Decorators:
         return self._decorate(fn, Kind.BLOCK, options)
 
     def _decorate(self, fn: Callable[..., Any] | None, kind: Kind, options: dict[str, Any]) -> Any:
+        known = _BLOCK_OPTIONS if kind is Kind.BLOCK else (*_BLOCK_OPTIONS, *_TASK_OPTIONS)
+        for option in options:
+            if option not in known and option != "executable":
+                raise UnknownOptionError(f"@{_DECORATOR[kind]}", option, known)
         if fn is not None:
             return make_task(fn, kind, self._engine, **options)
-        # Checked here and not only when the function comes: the message then points at the decorator's line.
         return lambda function: make_task(function, kind, self._engine, **options)
 
 

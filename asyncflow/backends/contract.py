@@ -109,6 +109,7 @@ class WorkItem:
         "started",
         "timer",
         "uid",
+        "watched",
     )
 
     def __init__(
@@ -142,6 +143,8 @@ class WorkItem:
         self.component: Any = None
         self.lane: Any = None
         self.started: float | None = None
+        #: Whether the engine wants to be told at once that it began.
+        self.watched = False
         self.timer: Any = None
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import selectors
 import threading
 import types
@@ -26,6 +27,7 @@ from asyncflow.errors import LoopBoundError, TaskExitError
 #: Exceptions that a future cannot carry, or that would end the program if a block let them out.
 _EXITS = (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
 
+_log = logging.getLogger("asyncflow")
 _here = threading.local()
 
 
@@ -217,10 +219,18 @@ class CoroutineLoop:
     def _run(self) -> None:
         enter_worker()
         try:
-            self._loop.run_forever()
+            while not self._stopping:
+                self._run_loop()
         finally:
             self._queue.parked.pop(self, None)
             _close(self._loop)
+
+    def _run_loop(self) -> None:
+        try:
+            self._loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            # Raised by an asyncio task that user code made beside its own; asyncio lets these two end the loop.
+            _log.exception("user code on %s tried to end the program; it runs on", self._place.worker)
 
     def _stop(self) -> None:
         self._stopping = True
@@ -228,7 +238,7 @@ class CoroutineLoop:
             item.cancelled = True
             task.cancel()
         if not self._live:
-            self._loop.stop()
+            self._loop.stop()  # else the last coroutine to end does
 
     def _cancel(self, item: WorkItem) -> None:
         task = self._live.get(item)

@@ -40,17 +40,17 @@ def spread(first: int, *rest: int, factor: int = 1, **named: int) -> tuple[int, 
     return first, rest, factor, named
 
 
-def size_of(data: bytes) -> int:
-    return len(data)
-
-
-def make_bytes(size: int) -> bytes:
-    return bytes(size)
-
-
 def where() -> int:
     """The process that runs this."""
     return os.getpid()
+
+
+def thread_and_process() -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()
+
+
+async def thread_and_process_async() -> tuple[int, int]:
+    return thread_and_process()
 
 
 @function_task
@@ -71,8 +71,8 @@ class Outer:
         def __init__(self, value: int) -> None:
             self.value = value
 
-        def times(self, factor: int) -> int:
-            return self.value * factor
+        def plus_two(self, factor: int) -> int:
+            return self.value * factor + 2
 
     class Adder:
         """A callable object."""
@@ -142,16 +142,20 @@ def noted(file: Path, line: str) -> str:
     return line
 
 
-def step(file: Path, name: str, *needs: str) -> list[str]:
-    """A task of a graph: which of its dependencies' traces it misses, then its own trace."""
-    missing = sorted({*needs} - {*notes(file)})
+async def noted_async(file: Path, line: str) -> str:
+    return noted(file, line)
+
+
+def step(file: Path, name: str, needs: Sequence[list[str]]) -> list[str]:
+    """A step of a graph: its name and which of the steps that it needs have left no trace; then its own trace."""
+    traces = {*notes(file)}
     note(file, name)
-    return [name, *missing]
+    return [name, *(need[0] for need in needs if need[0] not in traces)]
 
 
-async def step_async(file: Path, name: str, *needs: str) -> list[str]:
+async def step_async(file: Path, name: str, needs: Sequence[list[str]]) -> list[str]:
     await asyncio.sleep(0)
-    return step(file, name, *needs)
+    return step(file, name, needs)
 
 
 def attend_and_note(address: Address, name: str, file: Path) -> str:
@@ -160,13 +164,14 @@ def attend_and_note(address: Address, name: str, file: Path) -> str:
     return name
 
 
-def block_in_coroutine(address: Address, name: str) -> str:
+def note_and_attend(address: Address, name: str, file: Path) -> str:
+    note(file, name)
     return attend(address, name)
 
 
-async def hold_own_loop(address: Address, name: str) -> str:
+async def attend_blocking(address: Address, name: str) -> str:
     """A coroutine that blocks the loop it is on."""
-    return block_in_coroutine(address, name)
+    return attend(address, name)
 
 
 async def attend_and_tell(address: Address, name: str, file: Path) -> str:
@@ -219,8 +224,8 @@ class Attached(Exception):
         self.lock = threading.Lock()
 
 
-class Speechless(Exception):
-    """An exception whose text cannot be had."""
+class SpeechlessAttached(Attached):
+    """Cannot travel, and its text cannot be had."""
 
     def __str__(self) -> NoReturn:
         raise RuntimeError("no text")
@@ -254,8 +259,8 @@ def raise_attached() -> NoReturn:
     raise Attached("with a lock")
 
 
-def raise_speechless() -> NoReturn:
-    raise Speechless
+def raise_speechless_attached() -> NoReturn:
+    raise SpeechlessAttached("unsaid")
 
 
 def raise_kind(kind: type[BaseException], *args: object) -> NoReturn:
@@ -287,6 +292,25 @@ def _refuse(reason: str) -> NoReturn:
 
 def takes(number: int, thing: object) -> int:
     return number
+
+
+async def takes_async(number: int, thing: object) -> int:
+    return number
+
+
+class Token:
+    """Something that can be watched."""
+
+
+class Bound:
+    """Hides an object of an event loop from the search for futures in arguments."""
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+
+
+async def await_bound(bound: Bound) -> None:
+    await bound.future
 
 
 def gives_unpicklable() -> Unpicklable:

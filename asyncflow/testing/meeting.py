@@ -25,7 +25,7 @@ _PROGRAM = """
 import os, signal, socket, sys
 if "stubborn" in sys.argv[5:]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if "child" in sys.argv[5:]:
+if "family" in sys.argv[5:]:
     os.fork()
     os.fork()
 with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as connection:
@@ -75,7 +75,7 @@ async def attend_async(address: Address, name: str, weight: int = 1) -> str:
 def attend_command(address: Address, name: str, weight: int = 1, *how: str) -> list[str]:
     """A command that attends, then prints its CUDA_VISIBLE_DEVICES.
 
-    With "stubborn" it ignores TERM, with "child" it is there four times over: itself, two children and a grandchild.
+    With "stubborn" it ignores TERM, with "family" it is there four times over: itself, two children and a grandchild.
     """
     host, port = address
     return [sys.executable, "-I", "-S", "-c", _PROGRAM, host, str(port), str(weight), name, *how]

@@ -102,8 +102,14 @@ async def free_loop(no_leaks: None, guard_log: list[str], longest_hold: float) -
         pytest.fail("on the event loop of the test:\n  " + "\n  ".join(problems))
 
 
+@pytest.fixture
+def hang_limit() -> float:
+    """Seconds after which a shutdown that has not ended counts as hung; override it to change it."""
+    return 60.0
+
+
 @pytest_asyncio.fixture(loop_scope="function")
-async def make_engine(free_loop: None, tmp_path: Path) -> AsyncIterator[MakeEngine]:
+async def make_engine(free_loop: None, tmp_path: Path, hang_limit: float) -> AsyncIterator[MakeEngine]:
     """`await make_engine(backend, ...)`: as `WorkflowEngine.create`; shut down after the test, files in `tmp_path`."""
     engines: list[WorkflowEngine] = []
 
@@ -115,7 +121,7 @@ async def make_engine(free_loop: None, tmp_path: Path) -> AsyncIterator[MakeEngi
 
     yield make
     for engine in engines:
-        await engine.shutdown()
+        await asyncio.wait_for(engine.shutdown(), hang_limit)
 
 
 @pytest.fixture
