@@ -45,7 +45,9 @@ class BlockRunner:
         for item in items:
             create = partial(loop.create_task, self._host(item), name=f"{item.definition.name} ({item.uid})")
             # The task copies the context that it is created in.
-            self._tasks[item] = item.context.run(create) if item.context is not None else create()
+            task = item.context.run(create) if item.context is not None else create()
+            task.add_done_callback(partial(self._never_begun, item))
+            self._tasks[item] = task
 
     async def _host(self, item: WorkItem) -> None:
         started = time()
@@ -60,6 +62,12 @@ class BlockRunner:
             error = task_error(item.definition.name, raised)
         del self._tasks[item]
         self._reporter.finished(item, Outcome(value, error, started, time(), self._place))
+
+    def _never_begun(self, item: WorkItem, task: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step ends without having run a line of `_host`."""
+        if self._tasks.pop(item, None) is not None:
+            now = time()
+            self._reporter.finished(item, Outcome(None, asyncio.CancelledError(), now, now, self._place))
 
     def cancel(self, item: WorkItem) -> None:
         task = self._tasks.get(item)

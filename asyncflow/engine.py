@@ -152,12 +152,13 @@ class WorkflowEngine(Decorators):
         if scope is not None:
             parent = scope.parent
             workflow_id = workflow_id or scope.workflow_id
-        component = self._scheduler.add(binding, args, kwargs or None, futures, nested, workflow_id, parent)
-        if binding.lane.shares_memory:
+        future = self._scheduler.add(binding, args, kwargs or None, futures, nested, workflow_id, parent)
+        component = future._component
+        if binding.lane.shares_memory and component.future is not None:
             component.context = contextvars.copy_context()
             if binding.definition.kind is Kind.BLOCK:
                 component.context.run(enter, self, workflow_id or component.uid, component.uid)
-        return component.future  # type: ignore[return-value]  # the future of a call of Task[R]
+        return future
 
     def _refuse(self, task: Task[Any]) -> None:
         """Say why this is not the place for a call."""

@@ -266,8 +266,8 @@ class EngineNotPicklableError(AsyncflowError, TypeError):
 class DependencyFailureError(AsyncflowError):
     """A task that never ran because something that it depends on failed."""
 
-    #: How many tasks of the chain from the failed task to its root the message shows.
-    SHOWN = 5
+    #: How many lines the message has at most, the root's and this task's own included.
+    LINES = 5
 
     def __init__(self, name: str, uid: str, failed: Sequence[tuple[str, str]], cause: BaseException) -> None:
         """`failed` are name and uid of the direct dependencies that failed; `cause` is the error of the first."""
@@ -285,7 +285,7 @@ class DependencyFailureError(AsyncflowError):
         above = cause.chain if isinstance(cause, DependencyFailureError) else ()
         chain = (*above, f"{failed[0][0]!r} ({failed[0][1]})")
         # A chain of a million tasks must not cost a million entries in each of a million errors.
-        return chain if len(chain) < self.SHOWN else (chain[0], "...", *chain[2 - self.SHOWN :])
+        return chain if len(chain) < self.LINES else (chain[0], "...", *chain[3 - self.LINES :])
 
     def _text(self) -> str:
         root = self.root_cause

@@ -156,8 +156,8 @@ class Scheduler:
         nested: bool,
         workflow_id: str | None,
         parent: str | None,
-    ) -> Component:
-        """Register a call that depends on `futures`; its component, with its future, ready to be awaited."""
+    ) -> TaskFuture[Any]:
+        """Register a call that depends on `futures`; its future, which has ended already where one of these failed."""
         if futures:
             self._check_loops(binding, futures)
         component = Component(
@@ -175,7 +175,7 @@ class Scheduler:
             if not self._flush_due:
                 self._flush_due = True
                 self._loop.call_soon(self.flush)
-        return component
+        return future
 
     def _check_loops(self, binding: Binding, futures: list[asyncio.Future[Any]]) -> None:
         for future in futures:

@@ -234,15 +234,16 @@ class CoroutineLoop:
 
     def _stop(self) -> None:
         self._stopping = True
-        for item, task in self._live.items():
+        for item in self._live:
             item.cancelled = True
-            task.cancel()
+            self._cancel(item)
         if not self._live:
             self._loop.stop()  # else the last coroutine to end does
 
     def _cancel(self, item: WorkItem) -> None:
         task = self._live.get(item)
-        if task is not None:
+        # One that has not begun sees for itself that it was cancelled: asyncio would end it without running a line.
+        if task is not None and item.handle is self:
             task.cancel()
 
     # The selector calls these two on this thread, around its sleep.
@@ -280,9 +281,9 @@ class CoroutineLoop:
             return
         context = item.context or contextvars.Context()
         self._live[item] = context.run(self._loop.create_task, self._host(item))
-        item.handle = self
 
     async def _host(self, item: WorkItem) -> None:
+        item.handle = self
         started = time()
         self._reports.started(item, self._place, started)
         value, error = None, None

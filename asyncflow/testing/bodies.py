@@ -164,11 +164,6 @@ def attend_and_note(address: Address, name: str, file: Path) -> str:
     return name
 
 
-def note_and_attend(address: Address, name: str, file: Path) -> str:
-    note(file, name)
-    return attend(address, name)
-
-
 async def attend_blocking(address: Address, name: str) -> str:
     """A coroutine that blocks the loop it is on."""
     return attend(address, name)
@@ -185,6 +180,10 @@ async def attend_and_tell(address: Address, name: str, file: Path) -> str:
 
 def variables(*names: str) -> dict[str, str | None]:
     return {name: os.environ.get(name) for name in names}
+
+
+async def variables_async(*names: str) -> dict[str, str | None]:
+    return variables(*names)
 
 
 def attend_with_gpus(address: Address, name: str) -> str:
@@ -347,18 +346,13 @@ async def die_until_async(file: Path, attempts: int) -> int:
 
 
 async def die_in_company(address: Address, file: Path) -> int:
-    """Ends its worker the first time, once it was let go."""
+    """The first time it attends and then ends its worker; how often it ran."""
     note(file, "tried")
-    if len(notes(file)) == 1:
+    tried = len(notes(file))
+    if tried == 1:
         await attend_async(address, "killer")
         os.kill(os.getpid(), signal.SIGKILL)
-    return len(notes(file))
-
-
-async def sit_with(address: Address, name: str, file: Path) -> str:
-    """Attends, and tells how often it ran by its notes."""
-    note(file, name)
-    return await attend_async(address, name)
+    return tried
 
 
 def exit_worker(code: int) -> NoReturn:

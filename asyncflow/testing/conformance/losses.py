@@ -1,0 +1,137 @@
+"""The death of workers: what runs again, what fails, what is never touched."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from asyncflow.engine import WorkflowEngine
+from asyncflow.errors import AsyncflowError, BackendLostError, WorkerLostError
+from asyncflow.testing import bodies
+from asyncflow.testing.conformance.base import Suite
+from asyncflow.testing.leaks import descendants
+from asyncflow.testing.meeting import Meeting, attend, attend_async
+
+
+class Losses(Suite):
+    @property
+    def _fate(self) -> str:
+        """What the death of a worker means here."""
+        if self.can.shares_memory:
+            return "none"  # its workers are threads of the test's own process and cannot die alone
+        if not self.worker_may_die:
+            assert not self.can.survives_worker_loss, "it claims to survive what must not be tried"
+            return "none"
+        return "survived" if self.can.survives_worker_loss else "broken"
+
+    async def _is_broken(self, flow: WorkflowEngine, future: object) -> None:
+        """The declared alternative: all that is unfinished, and whatever is called later, ends and says why."""
+        for lost in (future, flow.function_task(bodies.add)(1, 2)):
+            error = await self.failure(lost, BackendLostError)  # type: ignore[arg-type]  # a future, in every caller
+            assert error.reason
+
+    async def test_a_task_whose_worker_died_runs_again(self, flow: WorkflowEngine, tmp_path: Path) -> None:
+        if self._fate == "none":
+            return
+        future = flow.function_task(bodies.die_until)(tmp_path / "trace", 2)
+        if self._fate == "broken":
+            await self._is_broken(flow, future)
+        else:
+            assert await self.ended(future) == 2
+
+    async def test_a_coroutine_whose_worker_died_runs_again(self, flow: WorkflowEngine, tmp_path: Path) -> None:
+        if self._fate == "none":
+            return
+        future = flow.function_task(bodies.die_until_async)(tmp_path / "trace", 2)
+        if self._fate == "broken":
+            await self._is_broken(flow, future)
+        else:
+            assert await self.ended(future) == 2
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+    async def test_a_loss_too_many_names_signal_and_host(
+        self, flow: WorkflowEngine, tmp_path: Path, number: signal.Signals
+    ) -> None:
+        if self._fate != "survived":
+            return
+        task = flow.function_task(max_losses=0)(bodies.die_until)
+        error = await self.failure(task(tmp_path / "trace", 2, number), WorkerLostError)
+        assert (error.exit_code, error.losses) == (-number, 1)
+        assert error.host
+        assert error.host in str(error)
+        assert number.name in str(error)
+
+    async def test_a_worker_that_exits_names_its_code(self, flow: WorkflowEngine) -> None:
+        if self._fate != "survived":
+            return
+        error = await self.failure(flow.function_task(max_losses=0)(bodies.exit_worker)(3), WorkerLostError)
+        assert error.exit_code == 3
+        assert "3" in error.reason
+
+    async def test_a_task_that_always_kills_its_worker_ends(self, flow: WorkflowEngine, tmp_path: Path) -> None:
+        if self._fate != "survived":
+            return
+        task = flow.function_task(max_losses=2, retries=5)(bodies.die_until)
+        error = await self.failure(task(tmp_path / "trace", 1000), WorkerLostError)
+        assert error.losses == 3
+        assert len(bodies.notes(tmp_path / "trace")) == 3
+        assert await self.ended(flow.function_task(bodies.add)(1, 2)) == 3
+
+    async def test_others_are_not_touched(self, flow: WorkflowEngine, tmp_path: Path) -> None:
+        noted, names = flow.function_task(max_losses=0)(bodies.noted), [str(number) for number in range(50)]
+        futures = [noted(tmp_path / "others", name) for name in names[:25]]
+        killer = flow.function_task(bodies.die_until)(tmp_path / "killer", 2 if self._fate == "survived" else 0)
+        futures += [noted(tmp_path / "others", name) for name in names[25:]]
+        assert await self.ended(killer) == (2 if self._fate == "survived" else 1)
+        assert await self.all_ended([*futures]) == names
+        assert sorted(bodies.notes(tmp_path / "others")) == sorted(names), "a task ran more than once"
+
+    async def test_coroutines_beside_the_killer_are_no_suspects(
+        self, flow: WorkflowEngine, meeting: Meeting, tmp_path: Path
+    ) -> None:
+        """They run again, and the loss is not counted against them: only one while alone would be."""
+        if self._fate != "survived":
+            return
+        count = min(self.can.concurrency, 4 * self.can.workers) - 1
+        sit = flow.function_task(max_losses=0)(attend_async)
+        sitting = [sit(meeting.address, str(number)) for number in range(count)]
+        killer = flow.function_task(max_losses=1)(bodies.die_in_company)(meeting.address, tmp_path / "trace")
+        await self.ended(meeting.arrivals(count + 1))
+        meeting.let_go("killer")
+        assert await self.ended(killer) == 2
+        meeting.let_go()
+        assert await self.all_ended([*sitting]) == [str(number) for number in range(count)]
+
+    async def test_an_idle_worker_that_dies_is_replaced(self, flow: WorkflowEngine, meeting: Meeting) -> None:
+        if self._fate != "survived":
+            return
+        pid = await self.ended(flow.function_task(bodies.where)())
+        assert pid in descendants()
+        os.kill(pid, signal.SIGKILL)
+        task = flow.function_task(attend)
+        futures = [task(meeting.address, str(number)) for number in range(self.can.workers)]
+        await self.ended(meeting.arrivals(self.can.workers))
+        meeting.let_go()
+        await self.all_ended([*futures])
+
+    async def test_a_broken_backend_leaves_no_future_behind(self, flow: WorkflowEngine, tmp_path: Path) -> None:
+        if self._fate != "broken":
+            return
+        killer = flow.function_task(bodies.die_until)(tmp_path / "trace", 2)
+        add = flow.function_task(bodies.add)
+        others = [add(number, killer) for number in range(10)] + [add(number, 1) for number in range(10)]
+        results = await self.ended(asyncio.gather(killer, *others, return_exceptions=True))
+        assert all(isinstance(result, (int, AsyncflowError)) for result in results)
+        assert all(isinstance(result, AsyncflowError) for result in results[:11])
+
+    async def test_a_function_whose_own_process_dies(self, flow: WorkflowEngine, tmp_path: Path) -> None:
+        """A function with an `environment` of its own runs in a process of its own; its end tells how that ended."""
+        own = {"environment": {"OWN": "1"}}
+        task = flow.function_task(max_losses=0, task_description=own)(bodies.die_until)
+        with pytest.raises(AsyncflowError, match="SIGKILL"):
+            await self.ended(task(tmp_path / "trace", 2))
+        assert await self.ended(flow.function_task(bodies.add)(1, 2)) == 3
