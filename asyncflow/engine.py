@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from asyncflow.arguments import find_futures
 from asyncflow.backends.contract import Backend, Kind
+from asyncflow.backends.noop import NoopBackend
 from asyncflow.backends.registry import check_contract, names_of, resolve_backends
 from asyncflow.blocks import BlockRunner
 from asyncflow.component import Binding
@@ -88,7 +89,7 @@ class WorkflowEngine(Decorators):
         `backend` is a backend, an awaitable of one, any `concurrent.futures.Executor`, a name ("threads",
         "processes", "noop", or one that a package registered), or a list of these with distinct names, of which the
         first is the default; nothing means threads. `work_dir` is where files go, made when the first is written.
-        With `dry_run` no task runs: each gives None. `history` finished components stay in `flow.components`.
+        With `dry_run` no task runs: each gives None, on backends of the same names. `history` finished components stay in `flow.components`.
         A coroutine that holds the loop for more than `block_warning` seconds is named in the log; None for never.
         """
         if history < 0:
@@ -98,11 +99,11 @@ class WorkflowEngine(Decorators):
         make = partial(
             WorkflowEngine, uid or f"flow-{uuid.uuid4().hex[:8]}", Path(work_dir).absolute(), history, block_warning
         )
-        return EngineCreation(make, "noop" if dry_run else backend)
+        return EngineCreation(make, backend, dry_run)
 
-    async def _start(self, given: Any) -> None:
+    async def _start(self, given: Any, dry_run: bool) -> None:
         for backend in await resolve_backends(given):
-            self._backends[backend.name] = BackendState(backend)
+            self._backends[backend.name] = BackendState(NoopBackend(backend.name) if dry_run else backend)
         started: list[Backend] = []
         try:
             for state in self._backends.values():
@@ -264,9 +265,10 @@ class WorkflowEngine(Decorators):
 class EngineCreation:
     """What `WorkflowEngine.create()` returns: await it for the engine, or enter it with `async with`."""
 
-    def __init__(self, make: Callable[[], WorkflowEngine], backend: Any) -> None:
+    def __init__(self, make: Callable[[], WorkflowEngine], backend: Any, dry_run: bool) -> None:
         self._make = make
         self._backend = backend
+        self._dry_run = dry_run
         self._flow: WorkflowEngine | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -277,7 +279,7 @@ class EngineCreation:
 
     async def _create(self) -> WorkflowEngine:
         flow = self._make()
-        await flow._start(self._backend)
+        await flow._start(self._backend, self._dry_run)
         return flow
 
     def __await__(self) -> Generator[Any, None, WorkflowEngine]:

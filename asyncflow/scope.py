@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +76,17 @@ def engine_here(task: Task[Any]) -> WorkflowEngine:
     return here[0]
 
 
-def enter(engine: WorkflowEngine, workflow_id: str, parent: str | None) -> Token[Scope | None]:
-    """Open a scope in the current context; the token closes it."""
-    return _innermost.set(Scope(engine, workflow_id, parent, _innermost.get()))
+def enter(engine: WorkflowEngine, workflow_id: str, parent: str | None) -> None:
+    """Open a scope in the current context."""
+    _innermost.set(Scope(engine, workflow_id, parent, _innermost.get()))
+
+
+def leave() -> None:
+    """Close the innermost scope of the current context."""
+    # No tokens: a scope object may be entered in several contexts at once, and left in any order.
+    scope = _innermost.get()
+    if scope is not None:
+        _innermost.set(scope.outer)
 
 
 class WorkflowScope:
@@ -87,17 +95,16 @@ class WorkflowScope:
     def __init__(self, engine: WorkflowEngine, workflow_id: str | None) -> None:
         self._engine = engine
         self.workflow_id = workflow_id or f"wf-{uuid.uuid4().hex[:8]}"
-        self._tokens: list[Token[Scope | None]] = []
 
     def __enter__(self) -> str:
         outer = scope_of(self._engine)
-        self._tokens.append(enter(self._engine, self.workflow_id, outer.parent if outer else None))
+        enter(self._engine, self.workflow_id, outer.parent if outer else None)
         return self.workflow_id
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _innermost.reset(self._tokens.pop())
+        leave()
 
     async def __aenter__(self) -> str:
         return self.__enter__()

@@ -30,7 +30,8 @@ class Traces:
         found = [f"process {pid}: {_command(pid)}" for pid in sorted(self.processes - earlier.processes)]
         found += [f"thread {thread.name}" for thread in self.threads - earlier.threads]
         found += [f"task {task!r}" for task in self.tasks - earlier.tasks]
-        changed = {*self.handlers} - {*earlier.handlers}
+        # One that is back at its default was another's to begin with.
+        changed = {pair for pair in {*self.handlers} - {*earlier.handlers} if pair[1] is not signal.SIG_DFL}
         return found + [f"handler of signal {number}: {handler!r}" for number, handler in sorted(changed, key=str)]
 
 
@@ -40,8 +41,14 @@ def traces(mark: str) -> Traces:
         frozenset(descendants()) | frozenset(marked(MARK, mark)),
         frozenset(threading.enumerate()),
         frozenset(asyncio.all_tasks() - {asyncio.current_task()}),
-        tuple((number, signal.getsignal(number)) for number in sorted(signal.valid_signals())),
+        tuple((number, _handler(number)) for number in sorted(signal.valid_signals())),
     )
+
+
+def _handler(number: int) -> object:
+    handler = signal.getsignal(number)
+    # A new one with each of its calls; asyncio's own, for Ctrl-C.
+    return "asyncio.Runner" if "Runner._on_sigint" in repr(handler) else handler
 
 
 def descendants() -> list[int]:

@@ -38,7 +38,7 @@ def test_mark(monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def leak_patience() -> float:
     """Seconds that `no_leaks` waits for the last process or thread to go: for a slow machine, not for a slow library."""
-    return 30.0
+    return 10.0
 
 
 @pytest_asyncio.fixture(loop_scope="function")

@@ -63,7 +63,7 @@ class Resources(Suite):
 
     async def test_memory_is_never_oversubscribed(self, flow: WorkflowEngine, meeting: Meeting) -> None:
         if not self.can.total.memory:
-            self._refused(flow, {"mem_per_rank": 1}, "memory")
+            self._refused(flow, {"mem_per_rank": 1}, "MB")
             return
         call = self._attending(flow, meeting, "function", {"mem_per_rank": self.can.total.memory // 2 + 1})
         await self._fill(meeting, call, 1, 1)
@@ -90,27 +90,24 @@ class Resources(Suite):
 
     # --- too much ----------------------------------------------------------------------------------------------------
 
-    def _refused(self, flow: WorkflowEngine, description: dict[str, Any], kind: str) -> None:
+    def _refused(self, flow: WorkflowEngine, description: dict[str, Any], unit: str) -> None:
         for decorate in (flow.function_task, flow.executable_task):
             task = decorate(task_description=description)(bodies.words)
             with pytest.raises(UnsatisfiableRequestError) as caught:
                 task("true")
-            assert kind in str(caught.value) or "MB" in str(caught.value)
+            assert unit in str(caught.value)
             assert repr(self.backend.name) in str(caught.value)
 
-    @pytest.mark.parametrize("kind", ["ranks", "cores", "GPUs", "memory"])
-    async def test_a_request_beyond_the_backend_fails_at_the_call(self, flow: WorkflowEngine, kind: str) -> None:
+    @pytest.mark.parametrize(
+        "key, unit",
+        [("ranks", "cores"), ("cores_per_rank", "cores"), ("gpus_per_rank", "GPUs"), ("mem_per_rank", "MB")],
+    )
+    async def test_a_request_beyond_the_backend_fails_at_the_call(
+        self, flow: WorkflowEngine, key: str, unit: str
+    ) -> None:
         total = self.can.total
-        self._refused(
-            flow,
-            {
-                "ranks": {"ranks": total.cores + 1},
-                "cores": {"cores_per_rank": total.cores + 1},
-                "GPUs": {"gpus_per_rank": total.gpus + 1},
-                "memory": {"mem_per_rank": total.memory + 1},
-            }[kind],
-            "cores" if kind == "ranks" else kind,
-        )
+        most = {"cores": total.cores, "GPUs": total.gpus, "MB": total.memory}[unit]
+        self._refused(flow, {key: most + 1}, unit)
 
     # --- surroundings ------------------------------------------------------------------------------------------------
 
