@@ -16,7 +16,7 @@ from time import time
 from typing import Any
 
 from asyncflow.arguments import resolve
-from asyncflow.backends.contract import Kind, Loss, Outcome, Place, WorkItem
+from asyncflow.backends.contract import Kind, Loss, Outcome, Place, WorkDied, WorkItem
 from asyncflow.component import Binding, Component
 from asyncflow.errors import (
     BackendLostError,
@@ -286,6 +286,9 @@ class Scheduler:
             item.timer = self._loop.call_later(timeout, self._time_out, item, timeout)
 
     def on_finished(self, item: WorkItem, outcome: Outcome) -> None:
+        if isinstance(outcome.error, WorkDied):
+            self.on_lost(item, outcome.error.loss)
+            return
         if not self._settle(item, max(0.0, outcome.ended - outcome.started)):
             return
         component: Component = item.component

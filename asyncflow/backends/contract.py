@@ -196,6 +196,14 @@ class Loss:
     alone: bool = True
 
 
+class WorkDied(Exception):
+    """As an outcome's error: the process that was started for this one call died, which counts as a loss."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__(loss)
+        self.loss = loss
+
+
 class Reporter(Protocol):
     """How a backend tells the engine. Callable from any thread; a burst of calls wakes the engine's loop once."""
 

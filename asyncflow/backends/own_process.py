@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from asyncflow.backends import payload
-from asyncflow.backends.contract import WorkItem
+from asyncflow.backends.contract import Loss, WorkDied, WorkItem
 from asyncflow.backends.executable import Process
 from asyncflow.backends.launch import command_line, environment
 from asyncflow.backends.orphans import Family
-from asyncflow.errors import RemoteError
+from asyncflow.errors import signal_name
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -63,8 +63,10 @@ def _result(folder: Path, name: str, rank: int, returncode: int, errors: bytes) 
     try:
         data = (folder / f"result-{rank}").read_bytes()
     except FileNotFoundError:
-        text = errors.decode(errors="replace")
-        raise RemoteError(name, "ProcessDied", f"rank {rank} ended with code {returncode}", text) from None
+        how = f"was ended by {signal_name(-returncode)}" if returncode < 0 else f"exited with code {returncode}"
+        said = errors.decode(errors="replace").splitlines()[-20:]
+        reason = "\n".join([f"the process started for it (rank {rank}) {how}", *said])
+        raise WorkDied(Loss(reason, exit_code=returncode)) from None
     return payload.load_result(name, data)
 
 
