@@ -142,8 +142,8 @@ class WorkflowEngine(Decorators):
     ) -> TaskFuture[R]:
         if _get_running_loop() is not self.loop or self.closed:
             self._refuse(task)
-        if workflow_id is not None and not isinstance(workflow_id, str):
-            raise InvalidOptionError("workflow_id", workflow_id, "a string")
+        if workflow_id is not None:
+            _check_workflow_id(workflow_id)
         binding = task._binding
         if binding is None or binding.scheduler is not self._scheduler:
             binding = self._bind(task)
@@ -189,8 +189,8 @@ class WorkflowEngine(Decorators):
 
     def workflow_scope(self, workflow_id: str | None = None) -> WorkflowScope:
         """`with` or `async with`: calls inside belong to this workflow; without a name one is made, `wf-1a2b3c4d`."""
-        if workflow_id is not None and not isinstance(workflow_id, str):
-            raise InvalidOptionError("workflow_id", workflow_id, "a string")
+        if workflow_id is not None:
+            _check_workflow_id(workflow_id)
         return WorkflowScope(self, workflow_id)
 
     def map(self, task: Task[R], *iterables: Iterable[Any], window: int = 10_000) -> TaskMap[R]:
@@ -204,6 +204,7 @@ class WorkflowEngine(Decorators):
 
     def cancel(self, workflow_id: str) -> int:
         """Cancel every unfinished component of a workflow; how many there were."""
+        _check_workflow_id(workflow_id)
         return self._scheduler.cancel_all(workflow_id, f"workflow {workflow_id!r} was cancelled")
 
     # --- the end -----------------------------------------------------------------------------------------------------
@@ -260,6 +261,11 @@ class WorkflowEngine(Decorators):
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._scheduler.unfinished)} unfinished"
         return f"<WorkflowEngine {self.uid} on {', '.join(self._backends)}: {state}>"
+
+
+def _check_workflow_id(workflow_id: object) -> None:
+    if not isinstance(workflow_id, str) or not workflow_id:
+        raise InvalidOptionError("workflow_id", workflow_id, "a string that is not empty")
 
 
 class EngineCreation:
