@@ -83,6 +83,7 @@ class Node:
 
 
 N = TypeVar("N", bound=Node)
+_NONE: list[Any] = []  # most nodes have no dependents, and a list costs as much as the rest of `release`
 
 
 def connect(node: N, dependencies: Iterable[N]) -> None:
@@ -99,7 +100,7 @@ def release(node: N) -> list[N]:
     """Take an ended `node` out of its dependents' counts; the result are those that wait for nothing more."""
     dependents, node.dependents = node.dependents, None
     if dependents is None:
-        return []
+        return _NONE
     ready = []
     for dependent in dependents:
         dependent.waits -= 1

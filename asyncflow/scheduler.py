@@ -78,23 +78,26 @@ class _MailboxReporter:
     """The `Reporter` of a backend: everything goes through the mailbox."""
 
     def __init__(self, scheduler: Scheduler, mailbox: Mailbox, state: BackendState) -> None:
-        self._scheduler = scheduler
         self._post = mailbox.post
         self._state = state
+        self._on_started = scheduler.on_started
+        self._on_finished = scheduler.on_finished
+        self._on_lost = scheduler.on_lost
+        self._on_broken = scheduler.on_broken
 
     def started(self, item: WorkItem, place: Place, time: float) -> None:
         item.started = time
         if item.watched:
-            self._post(self._scheduler.on_started, item, time)
+            self._post(self._on_started, item, time)
 
     def finished(self, item: WorkItem, outcome: Outcome) -> None:
-        self._post(self._scheduler.on_finished, item, outcome)
+        self._post(self._on_finished, item, outcome)
 
     def lost(self, item: WorkItem, loss: Loss) -> None:
-        self._post(self._scheduler.on_lost, item, loss)
+        self._post(self._on_lost, item, loss)
 
     def broken(self, reason: str) -> None:
-        self._post(self._scheduler.on_broken, self._state, reason)
+        self._post(self._on_broken, self._state, reason)
 
 
 class _DirectReporter:

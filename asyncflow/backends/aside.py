@@ -41,5 +41,5 @@ async def aside(function: Callable[[], R], name: str = "asyncflow-aside") -> R:
     try:
         return await future
     finally:
-        if future.done():
-            thread.join()
+        if future.done() and not future.cancelled():
+            thread.join()  # it has delivered: what is left of it takes no time

@@ -49,10 +49,26 @@ class ExecutableOptions:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
+_ONE_CORE = Resources(cores=1)
+
+
 class Definition:
     """What a decorator made of a function, as far as workers need to know it; one object for all its calls."""
 
-    __slots__ = ("__weakref__", "description", "executable", "fn", "is_async", "kind", "name", "reference")
+    __slots__ = (
+        "__weakref__",
+        "cost",
+        "description",
+        "executable",
+        "fn",
+        "is_async",
+        "kind",
+        "name",
+        "plain",
+        "reference",
+        "request",
+        "shares_worker",
+    )
 
     def __init__(
         self,
@@ -73,21 +89,16 @@ class Definition:
         self.description = description
         #: Set for executables only.
         self.executable = executable
+        #: Whether a call is the call of `fn` and nothing more.
+        self.plain = kind is Kind.FUNCTION and not is_async and description is None
+        #: Whether items run beside others on one worker's loop: coroutines that hold no named resources.
+        self.shares_worker = kind is Kind.FUNCTION and is_async and description is None
+        #: What an item holds from start to end; one core where nothing is named.
+        self.request = description.resources if description is not None else _ONE_CORE
         #: Module and qualified name under which a worker can import the task; None where it must travel by value.
         self.reference = reference
-
-    @property
-    def shares_worker(self) -> bool:
-        """Whether items run beside others on one worker's loop: coroutines that hold no named resources."""
-        return self.is_async and self.kind is Kind.FUNCTION and self.description is None
-
-    @property
-    def request(self) -> Resources:
-        """What an item holds from start to end; one core where nothing is named."""
-        return self.description.resources if self.description is not None else _ONE_CORE
-
-
-_ONE_CORE = Resources(cores=1)
+        #: Mean seconds that its calls lately took, kept by the backend that runs them; None until there is evidence.
+        self.cost: float | None = None
 
 
 class WorkItem:

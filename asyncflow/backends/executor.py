@@ -113,7 +113,7 @@ class ExecutorBackend:
     def _run_here(self, item: WorkItem) -> Outcome:
         enter_worker()
         try:
-            return self._runtime.call(item, Place(threading.current_thread().name))
+            return self._runtime.call(item, Place(threading.current_thread().name), time.time())
         finally:
             leave_worker()
 
@@ -265,7 +265,7 @@ def run_pickled(call: _Call) -> _PickledOutcome:
         args, kwargs = payload.load_arguments(call.name, call.arguments)
         item = WorkItem(definition, args, kwargs, uid=call.uid, attempt=call.attempt)
         item.directory, item.gpus = call.directory, call.gpus
-        outcome = Runtime(Family(call.grace, call.session)).call(item, place)
+        outcome = Runtime(Family(call.grace, call.session)).call(item, place, time.time())
         if outcome.error is not None:
             raise outcome.error
         data, failed = payload.dump_result(call.name, outcome.value), False

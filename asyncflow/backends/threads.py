@@ -162,9 +162,10 @@ class ThreadBackend:
 
     def _run(self, item: WorkItem, place: Place, holder: _Holder | None = None) -> None:
         self._running[place.worker] = item
+        started = time.time()
         if not item.cancelled:
-            self._reporter.started(item, place, time.time())
-        outcome = self._runtime.call(item, place)
+            self._reporter.started(item, place, started)
+        outcome = self._runtime.call(item, place, started)
         self._running[place.worker] = None
         if holder is not None:
             self._release(holder)

@@ -69,22 +69,30 @@ class Runtime:
         self.family = family
         self._owns_environment = owns_environment
 
-    def call(self, item: WorkItem, place: Place) -> Outcome:
-        """Run `item` to its end on this thread. Never raises."""
+    def call(self, item: WorkItem, place: Place, started: float) -> Outcome:
+        """Run `item`, which begins now, `started`, to its end on this thread. Never raises."""
         if item.cancelled:
             return cancelled_outcome(place)
-        started = time()
         value: Any = None
         error: BaseException | None = None
+        definition, context = item.definition, item.context
         try:
-            value = self._body(item) if item.context is None else item.context.run(self._body, item)
+            if not definition.plain:
+                value = self._special(item) if context is None else context.run(self._special, item)
+            elif context is None:
+                value = definition.fn(*item.args, **item.kwargs)
+            else:
+                value = context.run(definition.fn, *item.args, **item.kwargs)
+            if type(value) is types.CoroutineType:  # of a plain function that wraps an async one
+                value = _run_alone(value) if context is None else context.run(_run_alone, value)
         except Cancelled:
             error = asyncio.CancelledError()
         except BaseException as raised:
-            error = task_error(item.definition.name, raised)
+            error = task_error(definition.name, raised)
         return Outcome(value, error, started, time(), place)
 
-    def _body(self, item: WorkItem) -> Any:
+    def _special(self, item: WorkItem) -> Any:
+        """What is more than the call of a plain function."""
         definition = item.definition
         if definition.kind is Kind.FUNCTION and self._needs_process(definition.description):
             self.family.guard()

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from asyncflow.backends import payload
@@ -172,7 +172,7 @@ class _Child:
             self._items[key] = item
             if key in self._cancelled:
                 item.cancelled = True
-            outcome = self._runtime.call(item, self._place)
+            outcome = self._runtime.call(item, self._place, time())
             del self._items[key]
             self._finished(key, item.definition.name, outcome)
         self._progress.end(key)

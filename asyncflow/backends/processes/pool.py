@@ -81,8 +81,6 @@ class Pool:
         #: How many seats for them wait in the ledger.
         self._seats_due = 0
         self._coroutines: deque[WorkItem] = deque()
-        #: Mean seconds of a definition's calls; long until there is evidence, so that nothing waits behind it.
-        self._costs: WeakKeyDictionary[Definition, float] = WeakKeyDictionary()
         self._keys = 0
         self._where: dict[WorkItem, tuple[int, WorkerProcess]] = {}
         self._functions: WeakKeyDictionary[Definition, bytes] = WeakKeyDictionary()
@@ -255,8 +253,9 @@ class Pool:
         self._report_first(worker)
 
     def _depth(self, definition: Definition) -> int:
-        cost = self._costs.get(definition, 1.0)
-        return min(_MOST, 1 + int(_AHEAD / max(cost, 1e-6)))
+        cost = definition.cost
+        # Taken for long until there is evidence: nothing should wait behind it.
+        return 1 if cost is None else min(_MOST, 1 + int(_AHEAD / max(cost, 1e-6)))
 
     def _report_first(self, worker: WorkerProcess) -> None:
         """The first of the calls that a worker has is the one that it runs."""
@@ -391,7 +390,7 @@ class Pool:
             item = worker.calls.pop(key, None)
             if item is not None:
                 # Calls like the one that it is in are no longer taken for short.
-                self._costs[item.definition] = _PATIENCE
+                item.definition.cost = _PATIENCE
                 self._plain.appendleft(item)
             else:
                 item = worker.coroutines.pop(key)
@@ -407,7 +406,7 @@ class Pool:
             if item.solo:
                 worker.closed = False
         else:
-            self._note_cost(item.definition, ended - started)
+            _note_cost(item.definition, ended - started)
             if worker.seat is None:
                 self._ledger.release(item)
         del self._where[item]
@@ -423,10 +422,6 @@ class Pool:
             except Exception as unreadable:
                 error = unreadable
         self._reporter.finished(item, Outcome(value, error, started, ended, worker.place))
-
-    def _note_cost(self, definition: Definition, seconds: float) -> None:
-        mean = self._costs.get(definition, seconds)
-        self._costs[definition] = max(seconds, mean) if seconds > _PATIENCE else mean + (seconds - mean) * _WEIGHT
 
     def _on_death(self, worker: WorkerProcess) -> None:
         worker.closed = True
@@ -508,6 +503,14 @@ class Pool:
 
     def _end_cancelled(self, item: WorkItem) -> None:
         self._reporter.finished(item, cancelled_outcome(self._place))
+
+
+def _note_cost(definition: Definition, seconds: float) -> None:
+    mean = definition.cost
+    if mean is None or seconds > _PATIENCE:
+        definition.cost = seconds if mean is None else max(seconds, mean)
+    else:
+        definition.cost = mean + (seconds - mean) * _WEIGHT
 
 
 def _runs_in_worker(item: WorkItem) -> bool:

@@ -149,19 +149,20 @@ class Suite:
 
     # --- further processes -------------------------------------------------------------------------------------------
 
-    def script(self, folder: Path, source: str, *arguments: str) -> subprocess.Popen[str]:
+    def script(self, folder: Path, source: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start `source` as a script of its own, in which `make_backend()` gives a backend of this class.
 
-        Its own arguments begin at `sys.argv[4]`.
+        Its own arguments begin at `sys.argv[4]`; it writes to the file `output` in `folder`.
         """
         file = folder / "script.py"
         file.write_text(_SCRIPT + source)
         suite = type(self)
-        return subprocess.Popen(
-            [sys.executable, str(file), json.dumps(sys.path), suite.__module__, suite.__qualname__, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=folder,
-        )
+        # Not to a pipe: workers that outlive the script would hold it open.
+        with (folder / "output").open("w") as output:
+            return subprocess.Popen(
+                [sys.executable, str(file), json.dumps(sys.path), suite.__module__, suite.__qualname__, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+            )

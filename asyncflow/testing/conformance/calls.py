@@ -187,8 +187,8 @@ class Calls(Suite):
 
     async def test_a_script(self, tmp_path: Path, free_loop: None) -> None:
         script = self.script(tmp_path, _MAIN_SCRIPT)
-        output, _ = await self.ended(aside(script.communicate))
-        assert (script.returncode, output) == (0, "total 103\n")
+        code = await self.ended(aside(script.wait))
+        assert (code, (tmp_path / "output").read_text()) == (0, "total 103\n")
 
     async def test_a_function_travels_once_and_is_read_once_on_each_worker(
         self, flow: WorkflowEngine, tmp_path: Path

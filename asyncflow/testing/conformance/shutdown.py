@@ -172,7 +172,7 @@ class Shutdown(Suite):
             await self.ended(meeting.arrivals(5))
         finally:
             script.kill()
-            await self.ended(aside(script.communicate))
+            await self.ended(aside(script.wait))
         await self.no_work_left(work_mark)
         if self.workers_end_with_engine:
             await self.become_true(lambda: not marked(MARK, test_mark), "no process of the engine is left")
