@@ -36,6 +36,8 @@ _AHEAD = 0.002
 _MOST = 256
 #: The most coroutines that are sent to a loop before it says that it is free again.
 _MOST_CREDIT = 64
+#: How many coroutines may run alone, each on a worker of its own, at a time; at least as many as there are cores.
+_SUSPECTS = 16
 #: How much the last call's cost counts in the running mean.
 _WEIGHT = 0.1
 #: Seconds of silence after which a worker is asked to give back what it has not begun.
@@ -81,6 +83,8 @@ class Pool:
         #: How many seats for them wait in the ledger.
         self._seats_due = 0
         self._coroutines: deque[WorkItem] = deque()
+        #: Coroutines that must run alone.
+        self._suspects: deque[WorkItem] = deque()
         self._keys = 0
         self._where: dict[WorkItem, tuple[int, WorkerProcess]] = {}
         self._functions: WeakKeyDictionary[Definition, bytes] = WeakKeyDictionary()
@@ -204,7 +208,7 @@ class Pool:
             if self._stop_by is not None:
                 self._end_cancelled(item)
             elif item.definition.shares_worker:
-                self._coroutines.append(item)
+                (self._suspects if item.solo else self._coroutines).append(item)
             elif item.definition.description is None and not item.solo:
                 self._plain.append(item)
             else:
@@ -273,18 +277,18 @@ class Pool:
             self._ledger.release(item)
 
     def _assign_coroutines(self) -> None:
-        while self._coroutines:
-            item = self._coroutines[0]
-            if item.cancelled:
-                self._end_cancelled(self._coroutines.popleft())
-                continue
-            worker = self._for_coroutine(item)
-            if worker is None:
-                break
-            self._coroutines.popleft()
-            if self._send(worker, item, worker.coroutines):
-                worker.credit -= 1
-                worker.closed = worker.closed or item.solo
+        for queue, find in ((self._coroutines, self._for_coroutine), (self._suspects, self._for_suspect)):
+            while queue:
+                if queue[0].cancelled:
+                    self._end_cancelled(queue.popleft())
+                    continue
+                worker = find()
+                if worker is None:
+                    break
+                item = queue.popleft()
+                if self._send(worker, item, worker.coroutines):
+                    worker.credit -= 1
+                    worker.closed = worker.closed or item.solo
 
     def _recall_hoards(self) -> None:
         """Take back what waits behind a call, or a coroutine's step, that takes longer than its kind lately did."""
@@ -304,19 +308,23 @@ class Pool:
             self._retire(idle[0])
         return self._start_worker(asked)
 
-    def _for_coroutine(self, item: WorkItem) -> WorkerProcess | None:
+    def _for_coroutine(self) -> WorkerProcess | None:
         """A worker that can begin a coroutine now: one that carries some already, else an idle, else a new one."""
-        carrying = [worker for worker in self._workers if worker.coroutines]
-        if not item.solo:
-            for worker in carrying:
-                if worker.credit > 0 and not worker.closed and len(worker.coroutines) < self._concurrency:
-                    return worker
-        if len(carrying) >= self._size:
-            return None
-        idle = next(
-            (worker for worker in self._workers if worker.idle and worker.credit > 0 and not worker.asked), None
-        )
-        return idle if idle is not None else self._start_worker({})
+        carrying = [worker for worker in self._workers if worker.coroutines and not worker.closed]
+        for worker in carrying:
+            if worker.credit > 0 and len(worker.coroutines) < self._concurrency:
+                return worker
+        return self._fresh() if len(carrying) < self._size else None
+
+    def _for_suspect(self) -> WorkerProcess | None:
+        """A worker for one coroutine alone: beside the others, for a waiting coroutine holds no core."""
+        alone = sum(1 for worker in self._workers if worker.coroutines and worker.closed)
+        return self._fresh() if alone < max(self._size, _SUSPECTS) else None
+
+    def _fresh(self) -> WorkerProcess:
+        """An idle worker for coroutines, else a new one."""
+        idle = (worker for worker in self._workers if worker.idle and worker.credit > 0 and not worker.asked)
+        return next(idle, None) or self._start_worker({})
 
     def _send(self, worker: WorkerProcess, item: WorkItem, among: dict[int, WorkItem]) -> bool:
         """Give `item` to `worker`; False where it cannot be pickled, which is reported."""
@@ -466,7 +474,7 @@ class Pool:
     def _requeue(self, item: WorkItem) -> None:
         """Nothing of it ran: it may go to another worker as it is."""
         if item.definition.shares_worker:
-            self._coroutines.appendleft(item)
+            (self._suspects if item.solo else self._coroutines).appendleft(item)
         elif item.definition.description is None and not item.solo:
             self._plain.appendleft(item)
         else:
@@ -490,10 +498,11 @@ class Pool:
     def _begin_stop(self, grace: float) -> None:
         self._stop_by = time.monotonic() + grace + 1.0
         waiting = [claim for claim in self._ledger.drain() if isinstance(claim, WorkItem)]
-        for item in [*waiting, *self._plain, *self._coroutines]:
+        for queue in (self._plain, self._coroutines, self._suspects):
+            waiting.extend(queue)
+            queue.clear()
+        for item in waiting:
             self._end_cancelled(item)
-        self._plain.clear()
-        self._coroutines.clear()
         for worker in self._workers:
             worker.closed = True
             if not worker.greeted or any(_runs_in_worker(item) for item in worker.calls.values()):
