@@ -80,7 +80,7 @@ def _split(name: str, command: str) -> list[str]:
         raise CommandError(
             name,
             f"its command has an unquoted {character!r}, which only a shell understands: {command!r}; "
-            f"quote it, return a list of words, or use shell=True",
+            f"put it in single quotes, return a list of words, or use shell=True",
         )
     try:
         argv = shlex.split(command)
@@ -98,6 +98,8 @@ def _shell_character(command: str) -> str | None:
     for character in command:
         if escaped:
             escaped = False
+            if quote and character in "$`":
+                return character  # a shell would take the backslash away, `shlex` does not
         elif character == "\\" and quote != "'":
             escaped = True
         elif quote:

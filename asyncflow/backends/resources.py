@@ -55,7 +55,9 @@ class Ledger(Generic[C]):
                 cores, gpus, memory = cores - request.cores, gpus - request.gpus, memory - request.memory
                 admitted.append(self._take(queue.popleft()[1], request))
             if queue:  # reserve what is free for the one that does not fit
-                cores, gpus, memory = cores - request.cores, gpus - request.gpus, memory - request.memory
+                cores = max(0, cores - request.cores)
+                gpus = max(0, gpus - request.gpus)
+                memory = max(0, memory - request.memory)
             else:
                 del self._queues[request]
         return admitted
