@@ -196,7 +196,7 @@ class LocalExecutionBackend(ExecutorBackend):
     def _finish(self, grace: float) -> None:
         super()._finish(grace)
         # A stuck worker must not hold up the shutdown: it has been named above.
-        self._executor.shutdown(wait=not self._out, cancel_futures=True)
+        self._executor.shutdown(wait=not self._out)
 
 
 def _workers_of(executor: Executor) -> int:
