@@ -89,7 +89,9 @@ class WorkflowEngine(Decorators):
         `backend` is a backend, an awaitable of one, any `concurrent.futures.Executor`, a name ("threads",
         "processes", "noop", or one that a package registered), or a list of these with distinct names, of which the
         first is the default; nothing means threads. `work_dir` is where files go, made when the first is written.
-        With `dry_run` no task runs: each gives None, on backends of the same names. `history` finished components stay in `flow.components`.
+        With
+        `dry_run` no task runs: each gives None, on backends of the same names. `history` finished components stay in
+        `flow.components`.
         A coroutine that holds the loop for more than `block_warning` seconds is named in the log; None for never.
         """
         if history < 0:

@@ -13,7 +13,7 @@ from asyncflow.task import Task
 
 R = TypeVar("R")
 
-#: Calls made before the loop gets a turn.
+#: Calls made, or results given that were there already, before the loop gets a turn.
 _STRIDE = 200
 
 
@@ -33,20 +33,22 @@ class TaskMap(Generic[R]):
 
     async def __aiter__(self) -> AsyncIterator[R]:
         out: deque[TaskFuture[R]] = deque()
+        steps = 0  # calls made and results given since the loop last had a turn
         exhausted = False
         try:
             while not exhausted or out:
-                calls = 0
-                while not exhausted and len(out) < self._window and calls < _STRIDE:
+                while not exhausted and len(out) < self._window and steps < _STRIDE:
                     arguments = next(self._inputs, None)
                     if arguments is None:
                         exhausted = True
-                        break
-                    out.append(self._task(*arguments))
-                    calls += 1
-                if calls == _STRIDE and not out[0].done():
+                    else:
+                        out.append(self._task(*arguments))
+                        steps += 1
+                if steps >= _STRIDE:
+                    steps = 0
                     await asyncio.sleep(0)
                 elif out:
+                    steps = steps + 1 if out[0].done() else 0
                     yield await out[0]
                     out.popleft()
         finally:

@@ -300,7 +300,7 @@ class Scheduler:
         if error is None:
             self._end_done(component, outcome.value)
         elif isinstance(error, asyncio.CancelledError):
-            self._end_cancelled(component, str(error) or None)
+            self._end_cancelled(component, item.reason or str(error) or None)
         else:
             self._attempt_failed(component, error)
 
@@ -427,6 +427,7 @@ class Scheduler:
             return False
         if component.item is not None:
             if component.binding.definition.kind is Kind.BLOCK:
+                component.item.reason = message
                 self._cancel_item(component.item)
                 return True
             self._abandon(component)

@@ -116,6 +116,7 @@ class WorkItem:
         "handle",
         "kwargs",
         "lane",
+        "reason",
         "solo",
         "started",
         "timer",
@@ -150,6 +151,8 @@ class WorkItem:
         self.gpus: tuple[str, ...] = ()
         self.handle: Any = None
         self.cancelled = False
+        #: Why it was asked to stop, for the future.
+        self.reason: Any = None
         # The engine's: whose attempt this is, through which lane it went, when it began, its timeout.
         self.component: Any = None
         self.lane: Any = None

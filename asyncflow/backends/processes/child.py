@@ -1,18 +1,19 @@
 """The program of a worker process.
 
 The main thread runs calls, so that user code finds itself where it expects to be; a further thread carries an event
-loop once there are coroutines; a reader thread takes what the pool sends, and ends the process when the pool is gone.
+loop once there are coroutines. The main thread reads the work for itself, for a thread between would cost more than a
+short call; a control thread hears what must be heard while a call runs, and ends the process when the pool is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import signal
 import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Sequence
 from time import monotonic, time
 from typing import Any
@@ -30,18 +31,22 @@ _LINGER = 0.0005
 _SMALL = frozenset({int, float, bool, type(None)})
 
 
-def main(descriptor: int, progress: int, worker: str, session: str, grace: float, concurrency: int) -> None:
-    """Serve the pool at the other end of the socket `descriptor` until it says stop."""
+def main(work: int, control: int, progress: int, worker: str, session: str, grace: float, concurrency: int) -> None:
+    """Serve the pool at the other ends of the sockets `work` and `control` until it says stop."""
     # Ctrl-C in a terminal is for the engine, which ends its workers in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
-    sock = socket.socket(fileno=descriptor)
-    sock.set_inheritable(False)
     with os.fdopen(progress):
         shared = Progress(progress)
-    _Child(Channel(sock), shared, Place(worker), Family(grace, session), concurrency).serve()
+    _Child(_channel(work), _channel(control), shared, Place(worker), Family(grace, session), concurrency).serve()
+
+
+def _channel(descriptor: int) -> Channel:
+    sock = socket.socket(fileno=descriptor)
+    sock.set_inheritable(False)
+    return Channel(sock)
 
 
 class _Function:
@@ -131,8 +136,19 @@ class _CreditedQueue(CoroutineQueue):
 class _Child:
     """One worker process."""
 
-    def __init__(self, channel: Channel, progress: Progress, place: Place, family: Family, concurrency: int) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        control: Channel,
+        progress: Progress,
+        place: Place,
+        family: Family,
+        concurrency: int,
+    ) -> None:
         self._channel = channel
+        self._control = control
+        #: Held by the thread that reads the work channel: the main thread while it has nothing to run.
+        self._receiving = threading.Lock()
         self._progress = progress
         self._flushed = 0.0
         self._sending = threading.Lock()
@@ -141,7 +157,7 @@ class _Child:
         self._concurrency = concurrency
         self._runtime = Runtime(family, owns_environment=True)
         self._functions: dict[int, _Function] = {}
-        self._calls: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
+        self._calls: deque[_Arrival | None] = deque()
         self._coroutines = _CreditedQueue(self)
         self._loop: CoroutineLoop | None = None
         #: Items that have not ended, by key.
@@ -151,15 +167,28 @@ class _Child:
     def serve(self) -> None:
         """Run calls until the pool says stop."""
         enter_worker()
-        threading.Thread(target=self._read, name="asyncflow-reader", daemon=True).start()
+        threading.Thread(target=self._read_control, name="asyncflow-control", daemon=True).start()
         self.send("hello")
-        while (arrival := self._calls.get()) is not None:
+        while (arrival := self._next_call()) is not None:
             self._run(arrival)
             del arrival
         if self._loop is not None:
             self._loop.stop()
             self._loop.thread.join()
         _flush_output()
+
+    def _next_call(self) -> _Arrival | None:
+        """The next call; None when the pool says stop."""
+        while True:
+            # Taken back by the control thread between a look and a pop, it would not be there.
+            with contextlib.suppress(IndexError):
+                return self._calls.popleft()
+            with self._receiving:
+                self._receive()
+
+    def _receive(self) -> None:
+        for message in _received(self._channel):
+            self._heed(message)
 
     def _run(self, arrival: _Arrival) -> None:
         key = arrival.key
@@ -178,43 +207,41 @@ class _Child:
         self._progress.end(key)
         # Outcomes of short calls leave together; the pool asks for them where the next call turns out long.
         now = monotonic()
-        if self._calls.empty() or now - self._flushed > _LINGER:
+        if not self._calls or now - self._flushed > _LINGER:
             self._flushed = now
             self._flush()
 
-    # --- the pool's words, on the reader thread ----------------------------------------------------------------------
-
-    def _read(self) -> None:
-        while True:
-            try:
-                messages = self._channel.receive()
-            except (EOFError, OSError):
-                # The engine is gone. Its guardian ends what this process started.
-                os._exit(1)
-            for message in messages:
-                self._heed(message)
+    # --- the pool's words --------------------------------------------------------------------------------------------
 
     def _heed(self, message: Message) -> None:
+        """What comes on the work channel, in its order."""
         verb, data, segments = message
-        if verb == "define":
+        if verb == "run":
+            self._take(data, segments)
+        elif verb == "define":
             number, definition = data
             self._functions[number] = _Function(definition, segments[0])
-        elif verb == "run":
-            self._take(data, segments)
-        elif verb == "cancel":
-            self._cancel(data[0])
-        elif verb == "recall":
-            self._give_back()
         elif verb == "forget":
             self._functions.pop(data[0], None)
         elif verb == "stop":
-            self._stop(data[0])
+            self._calls.append(None)
+
+    def _read_control(self) -> None:
+        """What must be heard while the main thread is in a call."""
+        while True:
+            for verb, data, _ in _received(self._control):
+                if verb == "cancel":
+                    self._cancel(data[0])
+                elif verb == "recall":
+                    self._give_back()
+                elif verb == "end":
+                    self._end_all(data[0])
 
     def _take(self, data: tuple[Any, ...], segments: Any) -> None:
         key, number, args, *about = data
         arrival = _Arrival(key, self._functions[number], args, tuple(about), segments)
         if not arrival.function.shares_worker:
-            self._calls.put(arrival)
+            self._calls.append(arrival)
             return
         if self._loop is None:
             self._loop = CoroutineLoop(self._coroutines, self, self._place, self._concurrency)
@@ -225,12 +252,19 @@ class _Child:
 
     def _give_back(self) -> None:
         """Return what has not begun; outcomes that lingered go along."""
+        # Else the main thread reads, so it has nothing to run and nothing waits for it.
+        if self._receiving.acquire(blocking=False):
+            try:
+                while self._channel.pending():
+                    self._receive()
+            finally:
+                self._receiving.release()
         keys = []
-        with contextlib.suppress(queue.Empty):
+        with contextlib.suppress(IndexError):
             while True:
-                arrival = self._calls.get_nowait()
+                arrival = self._calls.popleft()
                 if arrival is None:
-                    self._calls.put(None)
+                    self._calls.append(None)
                     break
                 keys.append(arrival.key)
         with contextlib.suppress(IndexError):
@@ -256,11 +290,11 @@ class _Child:
             self._flush()
             os.killpg(0, signal.SIGKILL)
 
-    def _stop(self, grace: float) -> None:
+    def _end_all(self, grace: float) -> None:
+        """End what runs, politely for `grace` seconds: the engine shuts down."""
         self._family.grace = grace
         for key in list(self._items):
             self._cancel(key)
-        self._calls.put(None)
 
     # --- reports -----------------------------------------------------------------------------------------------------
 
@@ -300,6 +334,14 @@ class _Child:
         with self._sending:
             self._channel.post(verb, data, segments)
             self._channel.flush()
+
+
+def _received(channel: Channel) -> list[Message]:
+    try:
+        return channel.receive()
+    except (EOFError, OSError):
+        # The engine is gone. Its guardian ends what this process started.
+        os._exit(1)
 
 
 def _failed(error: BaseException, place: Place) -> Outcome:

@@ -194,6 +194,7 @@ class Pool:
     def _flush(self) -> None:
         for worker in self._workers:
             try:
+                worker.control.flush()
                 done = worker.channel.flush()
             except OSError:  # it has died; its end will be noticed by itself
                 done = True
@@ -296,7 +297,7 @@ class Pool:
         for worker in self._workers:
             if worker.heard < silent and worker.hoards and worker.greeted and not worker.recalled:
                 worker.recalled = True
-                worker.channel.post("recall")
+                worker.control.post("recall")
 
     def _for_call(self, asked: Mapping[str, str]) -> WorkerProcess:
         """An idle worker with the environment asked for. The ledger lets no more calls in than there may be."""
@@ -367,7 +368,7 @@ class Pool:
 
     def _retire(self, worker: WorkerProcess) -> None:
         worker.closed = True
-        worker.channel.post("stop", (self._family.grace,))
+        worker.channel.post("stop")
 
     def _heed(self, worker: WorkerProcess, message: Message) -> None:
         verb, data, segments = message
@@ -493,7 +494,7 @@ class Pool:
             worker.closed = True
             worker.kill()
         else:
-            worker.channel.post("cancel", (key,))
+            worker.control.post("cancel", (key,))
 
     def _begin_stop(self, grace: float) -> None:
         self._stop_by = time.monotonic() + grace + 1.0
@@ -508,7 +509,8 @@ class Pool:
             if not worker.greeted or any(_runs_in_worker(item) for item in worker.calls.values()):
                 worker.kill()
             else:
-                worker.channel.post("stop", (grace,))
+                worker.control.post("end", (grace,))
+                worker.channel.post("stop")
 
     def _end_cancelled(self, item: WorkItem) -> None:
         self._reporter.finished(item, cancelled_outcome(self._place))

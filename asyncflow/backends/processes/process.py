@@ -45,10 +45,11 @@ class WorkerProcess:
         self.name = name
         #: Only tasks that ask for exactly this run here: libraries read such variables once.
         self.asked = asked
-        ours, theirs = socket.socketpair()
+        work, their_work = socket.socketpair()
+        control, their_control = socket.socketpair()
         self.progress, progress = Progress.create()
-        with theirs, os.fdopen(progress):
-            descriptors = theirs.fileno(), progress
+        with their_work, their_control, os.fdopen(progress):
+            descriptors = their_work.fileno(), their_control.fileno(), progress
             arguments = json.dumps([sys.path, *descriptors, name, family.session, family.grace, concurrency])
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, arguments],
@@ -64,8 +65,11 @@ class WorkerProcess:
                 # Out of reach of the terminal's signals, and a process group of its own to be ended as a whole.
                 start_new_session=True,
             )
-        ours.setblocking(False)
-        self.channel = Channel(ours)
+        for sock in (work, control):
+            sock.setblocking(False)
+        #: Work and reports, in their order; and what must be heard while a call runs.
+        self.channel = Channel(work)
+        self.control = Channel(control)
         self.pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
         self.place = Place(name, pid=self._process.pid)
         #: The call that it runs, as far as was reported.
@@ -145,6 +149,7 @@ class WorkerProcess:
     def close(self) -> None:
         """Free what this process holds for it."""
         self.channel.sock.close()
+        self.control.sock.close()
         self.progress.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
