@@ -75,7 +75,7 @@ def _word(name: str, position: int, word: Any) -> str:
 
 
 def _split(name: str, command: str) -> list[str]:
-    character = _shell_character(command)
+    character, plain = _scan(command)
     if character:
         raise CommandError(
             name,
@@ -83,7 +83,7 @@ def _split(name: str, command: str) -> list[str]:
             f"put it in single quotes, return a list of words, or use shell=True",
         )
     try:
-        argv = shlex.split(command)
+        argv = shlex.split(plain)
     except ValueError as error:
         raise CommandError(name, f"its command cannot be split into words ({error}): {command!r}") from error
     if not argv:
@@ -91,28 +91,28 @@ def _split(name: str, command: str) -> list[str]:
     return argv
 
 
-def _shell_character(command: str) -> str | None:
-    """The first character that a shell would act upon, by the shell's own quoting rules; None where there is none."""
+def _scan(command: str) -> tuple[str | None, str]:
+    """The first character that a shell would act upon, if any, and the command in a form that shlex reads as a shell.
+
+    The one difference: within double quotes a shell takes the backslash off an escaped `$` or backtick, shlex does not.
+    """
+    plain: list[str] = []
     quote = ""
-    escaped = False
-    for character in command:
-        if escaped:
-            escaped = False
-            if quote and character in "$`":
-                return character  # a shell would take the backslash away, `shlex` does not
-        elif character == "\\" and quote != "'":
-            escaped = True
-        elif quote:
-            # Double quotes protect all but these two.
-            if quote == '"' and character in "$`":
-                return character
-            if character == quote:
-                quote = ""
+    characters = iter(command)
+    for character in characters:
+        if character == "\\" and quote != "'":
+            escaped = next(characters, "")
+            plain.append(f"\"'{escaped}'\"" if quote and escaped in ("$", "`") else character + escaped)
+            continue
+        # Double quotes protect all but these two.
+        if character in ("" if quote == "'" else "$`" if quote else "|><;&`$"):
+            return character, command
+        if quote:
+            quote = "" if character == quote else quote
         elif character in "'\"":
             quote = character
-        elif character in "|><;&`$":
-            return character
-    return None
+        plain.append(character)
+    return None, "".join(plain)
 
 
 class Process:
