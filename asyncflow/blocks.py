@@ -9,8 +9,8 @@ from functools import partial
 from time import time
 from typing import Any
 
+from asyncflow.backends.body import task_error
 from asyncflow.backends.contract import Capabilities, Outcome, Place, Reporter, WorkItem
-from asyncflow.backends.worker import task_error
 from asyncflow.description import Resources
 
 _log = logging.getLogger("asyncflow")

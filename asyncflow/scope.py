@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from asyncflow.backends.worker import on_worker
+from asyncflow.backends.body import on_worker
 from asyncflow.errors import CalledInsideTaskError, NoEngineError
 
 if TYPE_CHECKING:

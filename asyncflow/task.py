@@ -8,8 +8,8 @@ import types
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from asyncflow.backends.body import on_worker
 from asyncflow.backends.contract import Definition, ExecutableOptions, Kind
-from asyncflow.backends.worker import on_worker
 from asyncflow.component import Binding, Policy
 from asyncflow.description import TaskDescription, describe
 from asyncflow.errors import CalledInsideTaskError, InvalidOptionError, TaskDefinitionError, UnknownOptionError

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import os
+import queue
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -19,12 +20,13 @@ from typing import Any
 
 from asyncflow.backends import payload
 from asyncflow.backends.aside import aside
+from asyncflow.backends.body import cancelled_outcome, enter_worker, leave_worker
 from asyncflow.backends.contract import Capabilities, Definition, Kind, Outcome, Place, Reporter, WorkItem
 from asyncflow.backends.launch import attempt_mark
 from asyncflow.backends.machine import resources_of, usable_cores
 from asyncflow.backends.orphans import ATTEMPT, Family, sweep
 from asyncflow.backends.resources import Ledger
-from asyncflow.backends.worker import Runtime, cancelled_outcome, enter_worker, leave_worker
+from asyncflow.backends.worker import Runtime
 from asyncflow.errors import InvalidOptionError
 
 _log = logging.getLogger("asyncflow")
@@ -55,9 +57,22 @@ class ExecutorBackend:
             raise InvalidOptionError("executor", executor, "a concurrent.futures.Executor")
         self.name = name or type(executor).__name__
         self._executor = executor
-        workers = workers or _workers_of(executor)
+        self._workers = workers
+        self._gpus = gpus
+        self._memory = memory
         self._shares_memory = isinstance(executor, ThreadPoolExecutor) if shares_memory is None else shares_memory
-        total, gpu_ids = resources_of(workers, gpus, memory)
+        self._lock = threading.RLock()
+        self._runtime = Runtime(Family(grace))
+        self._out: dict[WorkItem, Future[Any]] = {}
+        #: Where calls are pickled and given to an executor that needs that: never on the engine's loop.
+        self._submitted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._submitter: threading.Thread | None = None
+
+    async def start(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        # Some executors answer only once their workers are up.
+        workers = self._workers or await aside(lambda: _workers_of(self._executor))
+        total, gpu_ids = resources_of(workers, self._gpus, self._memory)
         self.capabilities = Capabilities(
             workers=workers,
             total=total,
@@ -69,19 +84,22 @@ class ExecutorBackend:
             reports_start=False,
         )
         self._ledger: Ledger[WorkItem] = Ledger(total, gpu_ids)
-        self._lock = threading.RLock()
-        self._runtime = Runtime(Family(grace))
-        self._out: dict[WorkItem, Future[Any]] = {}
-        self._stopped = False
-
-    async def start(self, reporter: Reporter) -> None:
-        self._reporter = reporter
+        if not self._shares_memory:
+            self._submitter = threading.Thread(target=self._submit_aside, name=f"{self.name}-submit", daemon=True)
+            self._submitter.start()
 
     def submit(self, items: Sequence[WorkItem]) -> None:
         with self._lock:
             for item in items:
                 self._ledger.offer(item)
-        self._admit()
+        if self._submitter is None:
+            self._admit()
+        else:
+            self._submitted.put(True)
+
+    def _submit_aside(self) -> None:
+        while self._submitted.get():
+            self._admit()
 
     def _admit(self) -> None:
         with self._lock:
@@ -166,6 +184,7 @@ class ExecutorBackend:
             )
 
     async def stop(self, grace: float) -> None:
+        self._submitted.put(False)
         self._runtime.family.grace = min(self._runtime.family.grace, grace)
         with self._lock:
             dropped, running = self._ledger.drain(), list(self._out)
@@ -178,6 +197,8 @@ class ExecutorBackend:
 
     def _finish(self, grace: float) -> None:
         deadline = time.monotonic() + grace + 1.0
+        if self._submitter is not None:
+            self._submitter.join(grace + 1.0)
         for item, future in list(self._out.items()):
             with contextlib.suppress(BaseException):
                 future.exception(timeout=max(0.0, deadline - time.monotonic()))

@@ -7,6 +7,8 @@ also what each rank runs.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
 import os
 import shutil
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncflow.backends import payload
+from asyncflow.backends.body import enter_worker, task_error
 from asyncflow.backends.contract import Loss, WorkDied, WorkItem
 from asyncflow.backends.executable import Process
 from asyncflow.backends.launch import command_line, environment
@@ -82,18 +85,11 @@ def serve(folder: str) -> None:
         value = _call(payload.load_function(name, function), args, kwargs)
         _leave(place / f"result-{rank}", payload.dump_result(name, value))
     except BaseException as error:
-        from asyncflow.backends.worker import task_error
-
         _leave(place / f"error-{rank}", payload.dump_error(name, task_error(name, error)))
         raise SystemExit(1) from None
 
 
 def _call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    import asyncio
-    import inspect
-
-    from asyncflow.backends.worker import enter_worker
-
     enter_worker()
     value = function(*args, **kwargs)
     return asyncio.run(value) if inspect.iscoroutine(value) else value

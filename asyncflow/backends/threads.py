@@ -10,11 +10,13 @@ import time
 from collections.abc import Sequence
 
 from asyncflow.backends.aside import aside
+from asyncflow.backends.body import cancelled_outcome, enter_worker
 from asyncflow.backends.contract import CONCURRENCY, Capabilities, Kind, Place, Reporter, WorkItem
+from asyncflow.backends.coroutines import CoroutineLoop, CoroutineQueue
 from asyncflow.backends.machine import resources_of, usable_cores
 from asyncflow.backends.orphans import Family
 from asyncflow.backends.resources import Ledger
-from asyncflow.backends.worker import CoroutineLoop, CoroutineQueue, Runtime, cancelled_outcome, enter_worker
+from asyncflow.backends.worker import Runtime
 from asyncflow.errors import InvalidOptionError
 
 _log = logging.getLogger("asyncflow")

@@ -19,11 +19,13 @@ from time import monotonic, time
 from typing import Any
 
 from asyncflow.backends import payload
+from asyncflow.backends.body import cancelled_outcome, enter_worker
 from asyncflow.backends.contract import Definition, Kind, Outcome, Place, WorkItem
+from asyncflow.backends.coroutines import CoroutineLoop, CoroutineQueue
 from asyncflow.backends.orphans import Family
 from asyncflow.backends.processes.channel import Channel, Message, Segment
 from asyncflow.backends.processes.progress import Progress
-from asyncflow.backends.worker import CoroutineLoop, CoroutineQueue, Runtime, cancelled_outcome, enter_worker
+from asyncflow.backends.worker import Runtime
 
 #: Seconds that the outcome of a short call may wait for those of the next ones, to leave with them.
 _LINGER = 0.0005

@@ -18,13 +18,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from asyncflow.backends import payload
+from asyncflow.backends.body import cancelled_outcome
 from asyncflow.backends.contract import Definition, Kind, Loss, Outcome, Place, Reporter, WorkItem
 from asyncflow.backends.launch import asked_variables, attempt_mark
 from asyncflow.backends.orphans import ATTEMPT, Family, sweep
 from asyncflow.backends.processes.channel import Message
 from asyncflow.backends.processes.process import Seat, WorkerProcess
 from asyncflow.backends.resources import Ledger
-from asyncflow.backends.worker import cancelled_outcome
 
 _log = logging.getLogger("asyncflow")
 

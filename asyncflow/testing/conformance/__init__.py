@@ -25,6 +25,8 @@ class BackendConformance(Calls, Errors, Executables, Cancellation, Losses, Resou
     takes them, give it two GPUs (any ids: none is used) and a short time between TERM and KILL (some tests wait for
     it). Declared capabilities are believed and tested: what is declared absent is tested to be absent gracefully.
 
+    Where backends share what they do not own (a pool of worker processes), override `prepare` to start it.
+
     A subclass may also set:
 
     * `within`: seconds after which anything that has not ended counts as hung. Generous: it bounds, it measures nothing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 import subprocess
 import sys
 import uuid
@@ -31,14 +31,17 @@ WORK = "ASYNCFLOW_TEST_WORK"
 #: Seconds given to a wrong backend to do what it must not. A right one never fails for want or excess of it.
 CHANCE = 0.2
 
+# Nothing here looks at sys.argv: workers run such a file too, to find what it defines, and theirs is another.
 _SCRIPT = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
+import sys
+sys.path[:] = {path!r}
 from importlib import import_module
 from operator import attrgetter
 
+arguments = {arguments!r}
+
 def make_backend():
-    return attrgetter(sys.argv[3])(import_module(sys.argv[2]))().make_backend()
+    return attrgetter({suite!r})(import_module({module!r}))().make_backend()
 
 """
 
@@ -61,6 +64,9 @@ class Suite:
         """A fresh backend, not started."""
         raise NotImplementedError("a subclass of BackendConformance says here which backend it tests")
 
+    def prepare(self) -> None:
+        """Called before a test looks at what exists: start here what outlives a backend, such as a pool of its own."""
+
     @property
     def can(self) -> Capabilities:
         """What the backend of the running test declares."""
@@ -70,10 +76,11 @@ class Suite:
 
     @pytest_asyncio.fixture(autouse=True, loop_scope="function")
     async def warmed_up(self, mpi_as_root: None, tmp_path: Path) -> None:
-        """Once a class: what a first engine leaves for good (a resource tracker, MPI's daemon) is the interpreter's.
+        """What a first engine leaves for good (a resource tracker, MPI's daemon) is the interpreter's.
 
         What every further engine leaves is a leak.
         """
+        self.prepare()
         if type(self) in self._warm:
             return
         self._warm.add(type(self))
@@ -149,20 +156,23 @@ class Suite:
 
     # --- further processes -------------------------------------------------------------------------------------------
 
-    def script(self, folder: Path, source: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def script(self, folder: Path, source: str, *arguments: object) -> subprocess.Popen[bytes]:
         """Start `source` as a script of its own, in which `make_backend()` gives a backend of this class.
 
-        Its own arguments begin at `sys.argv[4]`; it writes to the file `output` in `folder`.
+        `arguments` are in a tuple of that name; what it prints goes to the file `output` in `folder`.
         """
         file = folder / "script.py"
-        file.write_text(_SCRIPT + source)
         suite = type(self)
+        first = _SCRIPT.format(path=sys.path, arguments=arguments, module=suite.__module__, suite=suite.__qualname__)
+        file.write_text(first + source)
         # Not to a pipe: workers that outlive the script would hold it open.
         with (folder / "output").open("w") as output:
             return subprocess.Popen(
-                [sys.executable, str(file), json.dumps(sys.path), suite.__module__, suite.__qualname__, *arguments],
+                [sys.executable, str(file)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
+                # Python's own view of it: libraries (MPI) may have added to the one that C programs inherit.
+                env={**os.environ},
             )

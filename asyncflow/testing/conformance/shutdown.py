@@ -17,7 +17,7 @@ from asyncflow.errors import AsyncflowError
 from asyncflow.testing import bodies
 from asyncflow.testing.conformance.base import WORK, Suite
 from asyncflow.testing.leaks import MARK, Traces, nothing_left, traces
-from asyncflow.testing.meeting import Address, Meeting, attend, attend_async, attend_command
+from asyncflow.testing.meeting import Meeting, attend, attend_async, attend_command
 from asyncflow.testing.plugin import MakeEngine
 
 #: Seconds that running work gets to end by itself.
@@ -30,7 +30,7 @@ from asyncflow.testing import bodies
 from asyncflow.testing.meeting import attend_async, attend_command
 
 async def main():
-    address, work = (sys.argv[4], int(sys.argv[5])), sys.argv[6]
+    address, work = arguments
     async with WorkflowEngine.create(make_backend(), work_dir=".") as flow:
         run = flow.executable_task(env={"ASYNCFLOW_TEST_WORK": work})(bodies.words)
         future = run(*attend_command(address, "command", 1, "stubborn", "family"))
@@ -167,7 +167,7 @@ class Shutdown(Suite):
     async def test_a_killed_engine_takes_its_processes_with_it(
         self, meeting: Meeting, tmp_path: Path, test_mark: str, work_mark: str
     ) -> None:
-        script = self.script(tmp_path, _KILLED_SCRIPT, *_words(meeting.address), work_mark)
+        script = self.script(tmp_path, _KILLED_SCRIPT, meeting.address, work_mark)
         try:
             await self.ended(meeting.arrivals(5))
         finally:
@@ -178,8 +178,3 @@ class Shutdown(Suite):
             await self.become_true(lambda: not marked(MARK, test_mark), "no process of the engine is left")
         else:
             end(marked(MARK, test_mark), 9)
-
-
-def _words(address: Address) -> tuple[str, str]:
-    host, port = address
-    return host, str(port)
