@@ -46,6 +46,9 @@ class LoopGuard:
         last_seen = monotonic()
         while not self._stopped.wait(pause):
             self._alive.clear()
+            # Looked at after clearing: `stop` sets this first, so one of the two is always seen.
+            if self._stopped.is_set():
+                return
             try:
                 self._loop.call_soon_threadsafe(self._alive.set)
             except RuntimeError:  # closed without a shutdown

@@ -60,7 +60,7 @@ def run_function(item: WorkItem, family: Family) -> Any:
 
 def _result(folder: Path, name: str, rank: int, returncode: int, errors: bytes) -> Any:
     # A rank that failed takes the others with it: its own error says more than theirs.
-    failed = sorted(folder.glob("error-*"))
+    failed = sorted(folder.glob("error-*[0-9]"))
     if failed:
         raise payload.load_error(name, failed[0].read_bytes())
     try:
