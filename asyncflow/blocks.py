@@ -46,8 +46,9 @@ class BlockRunner:
             create = partial(loop.create_task, self._host(item), name=f"{item.definition.name} ({item.uid})")
             # The task copies the context that it is created in.
             task = item.context.run(create) if item.context is not None else create()
-            task.add_done_callback(partial(self._never_begun, item))
-            self._tasks[item] = task
+            if not task.done():  # as one may be where the loop starts tasks eagerly
+                task.add_done_callback(partial(self._never_begun, item))
+                self._tasks[item] = task
 
     async def _host(self, item: WorkItem) -> None:
         started = time()
@@ -60,7 +61,7 @@ class BlockRunner:
             error = cancelled
         except BaseException as raised:
             error = task_error(item.definition.name, raised)
-        del self._tasks[item]
+        self._tasks.pop(item, None)
         self._reporter.finished(item, Outcome(value, error, started, time(), self._place))
 
     def _never_begun(self, item: WorkItem, task: asyncio.Task[None]) -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from asyncflow.arguments import find_futures
 from asyncflow.backends.contract import Backend, Kind
 from asyncflow.backends.noop import NoopBackend
-from asyncflow.backends.registry import check_contract, names_of, resolve_backends
+from asyncflow.backends.registry import check_contract, give_back, names_of, resolve_backends, take
 from asyncflow.blocks import BlockRunner
 from asyncflow.component import Binding
 from asyncflow.components import Components
@@ -109,6 +109,7 @@ class WorkflowEngine(Decorators):
         started: list[Backend] = []
         try:
             for state in self._backends.values():
+                take(state.backend)
                 started.append(state.backend)
                 await state.backend.start(self._scheduler.reporter(state))
                 check_contract(state.backend)
@@ -116,6 +117,7 @@ class WorkflowEngine(Decorators):
             for backend in started:
                 with contextlib.suppress(Exception):
                     await backend.stop(0.0)
+                give_back(backend)
             if isinstance(error, AsyncflowError) or not isinstance(error, Exception):
                 raise
             raise BackendStartError(started[-1].name, f"{type(error).__name__}: {error}") from error
@@ -235,6 +237,8 @@ class WorkflowEngine(Decorators):
         ends = await asyncio.gather(
             *(state.backend.stop(grace) for state in self._backends.values()), return_exceptions=True
         )
+        for state in self._backends.values():
+            give_back(state.backend)
         self._scheduler.abandon_all(message)
         self._stop_guard()
         closed(self)

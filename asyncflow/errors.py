@@ -13,6 +13,7 @@ from typing import Any
 
 __all__ = [
     "AsyncflowError",
+    "BackendInUseError",
     "BackendLostError",
     "BackendNotInstalledError",
     "BackendStartError",
@@ -238,6 +239,17 @@ class BackendStartError(AsyncflowError, RuntimeError):
     def __init__(self, name: str, reason: str) -> None:
         self.backend = name
         super().__init__(f"backend {name!r} did not start: {reason}")
+
+
+class BackendInUseError(AsyncflowError, RuntimeError):
+    """A backend given to a second engine while it serves a first."""
+
+    def __init__(self, name: str) -> None:
+        self.backend = name
+        super().__init__(
+            f"backend {name!r} already serves another open engine; make one for each engine, "
+            f"or shut the other down first"
+        )
 
 
 class ContractVersionError(AsyncflowError, RuntimeError):

@@ -53,7 +53,7 @@ class Task(Generic[R]):
         """What its calls are called in messages, events and `flow.components`."""
         return self.definition.name
 
-    def __call__(self, *args: Any, workflow_id: str | None = None, **kwargs: Any) -> TaskFuture[R]:
+    def __call__(self, /, *args: Any, workflow_id: str | None = None, **kwargs: Any) -> TaskFuture[R]:
         """Register a call; futures anywhere in the arguments are its dependencies.
 
         `workflow_id` says which workflow it belongs to; default is the innermost `workflow_scope()`. Raises where the

@@ -61,8 +61,8 @@ class ExecutorBackend:
         self._gpus = gpus
         self._memory = memory
         self._shares_memory = isinstance(executor, ThreadPoolExecutor) if shares_memory is None else shares_memory
+        self._grace = grace
         self._lock = threading.RLock()
-        self._runtime = Runtime(Family(grace))
         self._out: dict[WorkItem, Future[Any]] = {}
         #: Where calls are pickled and given to an executor that needs that: never on the engine's loop.
         self._submitted: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -70,8 +70,11 @@ class ExecutorBackend:
 
     async def start(self, reporter: Reporter) -> None:
         self._reporter = reporter
+        self._runtime = Runtime(Family(self._grace))
         # Some executors answer only once their workers are up.
-        workers = self._workers or await aside(lambda: _workers_of(self._executor))
+        workers = self._workers
+        if workers is None:
+            workers = await aside(functools.partial(_workers_of, self._executor))
         total, gpu_ids = resources_of(workers, self._gpus, self._memory)
         self.capabilities = Capabilities(
             workers=workers,

@@ -10,7 +10,13 @@ from typing import Any
 
 from asyncflow.backends.contract import CONTRACT_VERSION, Backend
 from asyncflow.backends.executor import ExecutorBackend
-from asyncflow.errors import ContractVersionError, DuplicateBackendError, NotABackendError, UnknownBackendError
+from asyncflow.errors import (
+    BackendInUseError,
+    ContractVersionError,
+    DuplicateBackendError,
+    NotABackendError,
+    UnknownBackendError,
+)
 
 #: Entry-point group in which a third party's package names its backend's class.
 GROUP = "asyncflow.backends"
@@ -75,6 +81,22 @@ def _by_name(name: str) -> Backend:
     if name not in found:
         raise UnknownBackendError(name, sorted({*_OWN, *found}))
     return found[name].load()()  # type: ignore[no-any-return]  # a third party's class
+
+
+#: Backends that serve an open engine.
+_in_use: list[Backend] = []
+
+
+def take(backend: Backend) -> None:
+    """Note that an engine uses `backend`; raises BackendInUseError where another one does."""
+    if any(other is backend for other in _in_use):
+        raise BackendInUseError(backend.name)
+    _in_use.append(backend)
+
+
+def give_back(backend: Backend) -> None:
+    """Note that its engine is done with `backend`."""
+    _in_use[:] = [other for other in _in_use if other is not backend]
 
 
 def check_contract(backend: Backend) -> None:

@@ -74,9 +74,14 @@ class ThreadBackend:
             survives_worker_loss=True,
         )
         self._concurrency = concurrency
-        self._ledger: Ledger[WorkItem] = Ledger(total, gpu_ids)
+        self._gpus = gpu_ids
+        self._grace = grace
         self._ledger_lock = threading.Lock()
-        self._runtime = Runtime(Family(grace))
+
+    async def start(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._ledger: Ledger[WorkItem] = Ledger(self.capabilities.total, self._gpus)
+        self._runtime = Runtime(Family(self._grace))
         self._calls: queue.SimpleQueue[WorkItem | _Holder | _KeepIdle | None] = queue.SimpleQueue()
         self._coroutines = CoroutineQueue()
         self._loops: list[CoroutineLoop] = []
@@ -84,9 +89,6 @@ class ThreadBackend:
         #: What each worker runs now, by its name; only its own thread writes its entry.
         self._running: dict[str, WorkItem | None] = {}
         self._holders: set[_Holder] = set()
-
-    async def start(self, reporter: Reporter) -> None:
-        self._reporter = reporter
         for number in range(self._workers):
             name = f"{self.name}-{number}"
             thread = threading.Thread(target=self._serve, args=(Place(name),), name=name, daemon=True)
