@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import os
 import signal
@@ -234,11 +233,11 @@ class NoException(BaseException):
     """What a task's own code may raise that is no Exception."""
 
 
-def raise_detailed(code: int) -> NoReturn:
+def raise_detailed(code: int) -> object:
     raise Detailed(code, "in detail")
 
 
-async def raise_detailed_async(code: int) -> NoReturn:
+async def raise_detailed_async(code: int) -> object:
     await asyncio.sleep(0)
     raise Detailed(code, "in detail")
 
@@ -332,30 +331,41 @@ def fail_until(file: Path, attempts: int) -> int:
 # --- deaths ----------------------------------------------------------------------------------------------------------
 
 
-def die_until(file: Path, attempts: int, number: int = signal.SIGKILL) -> int:
+def die(spared: int, number: int = signal.SIGKILL) -> NoReturn:
+    """End this process by a signal, unless it is the one of the test: then the backend is wrong, and says so."""
+    if os.getpid() == spared:
+        raise AssertionError("it runs in the test's own process")
+    os.kill(os.getpid(), number)
+    signal.pause()
+    raise AssertionError("unreachable")
+
+
+def die_until(spared: int, file: Path, attempts: int, number: int = signal.SIGKILL) -> int:
     """Ends its worker by a signal until it was tried `attempts` times; how often it was."""
     note(file, "tried")
     tried = len(notes(file))
     if tried < attempts:
-        os.kill(os.getpid(), number)
+        die(spared, number)
     return tried
 
 
-async def die_until_async(file: Path, attempts: int) -> int:
-    return die_until(file, attempts)
+async def die_until_async(spared: int, file: Path, attempts: int) -> int:
+    return die_until(spared, file, attempts)
 
 
-async def die_in_company(address: Address, file: Path) -> int:
+async def die_in_company(spared: int, address: Address, file: Path) -> int:
     """The first time it attends and then ends its worker; how often it ran."""
     note(file, "tried")
     tried = len(notes(file))
     if tried == 1:
         await attend_async(address, "killer")
-        os.kill(os.getpid(), signal.SIGKILL)
+        die(spared)
     return tried
 
 
-def exit_worker(code: int) -> NoReturn:
+def exit_worker(spared: int, code: int) -> NoReturn:
+    if os.getpid() == spared:
+        raise AssertionError("it runs in the test's own process")
     os._exit(code)
 
 
@@ -401,8 +411,3 @@ async def line_async(command: str) -> str:
 
 def greet(name: str) -> str:
     return f"printf 'hello %s' {name}"
-
-
-def forget(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()

@@ -37,7 +37,7 @@ def test_mark(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def leak_patience() -> float:
-    """Seconds that `no_leaks` waits for the last process or thread to go: for a slow machine, not for a slow library."""
+    """Seconds that `no_leaks` waits for the last process or thread to go: patience with a slow machine."""
     return 10.0
 
 

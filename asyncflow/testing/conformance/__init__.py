@@ -29,7 +29,8 @@ class BackendConformance(Calls, Errors, Executables, Cancellation, Losses, Resou
 
     A subclass may also set:
 
-    * `within`: seconds after which anything that has not ended counts as hung. Generous: it bounds, it measures nothing.
+    * `within`: seconds after which what has not ended counts as hung. Generous: it bounds and measures nothing.
+    * `chance`: seconds for which some tests watch that something does not happen. A right backend never fails for it.
     * `host`: the address of this machine under which the workers reach it, where they are elsewhere.
     * `worker_may_die`: False where the death of a worker ends the test's own process, as under MPI; then nothing is
       killed, and the backend must not claim to survive that.

@@ -9,7 +9,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -27,9 +27,6 @@ E = TypeVar("E", bound=BaseException)
 
 #: The environment variable that marks the commands of a test, apart from what else the backend starts.
 WORK = "ASYNCFLOW_TEST_WORK"
-
-#: Seconds given to a wrong backend to do what it must not. A right one never fails for want or excess of it.
-CHANCE = 0.2
 
 # Nothing here looks at sys.argv: workers run such a file too, to find what it defines, and theirs is another.
 _SCRIPT = """
@@ -50,6 +47,7 @@ class Suite:
     """Base of every part of the suite; `BackendConformance` says what a subclass sets."""
 
     within: ClassVar[float] = 60.0
+    chance: ClassVar[float] = 0.2
     host: ClassVar[str] = "127.0.0.1"
     worker_may_die: ClassVar[bool] = True
     workers_end_with_engine: ClassVar[bool] = True
@@ -139,7 +137,7 @@ class Suite:
         assert type(caught.value) is kind
         return caught.value
 
-    async def cancelled(self, future: asyncio.Future[object]) -> None:
+    async def cancelled(self, future: asyncio.Future[Any]) -> None:
         """`future` ends as cancelled."""
         with pytest.raises(asyncio.CancelledError):
             await self.ended(future)

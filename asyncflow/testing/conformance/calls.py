@@ -68,7 +68,13 @@ class Calls(Suite):
 
     @pytest.mark.parametrize("body", [bodies.echo, bodies.echo_async])
     async def test_values_survive_both_ways(self, flow: WorkflowEngine, body: Callable[..., Any]) -> None:
-        value = {"none": None, "tuple": (1, 2.5, "ü\0"), "set": {b"\x00\xff"}, "type": Path, "nested": [[{}]]}
+        value: dict[str, Any] = {
+            "none": None,
+            "tuple": (1, 2.5, "ü\0"),
+            "set": {b"\x00\xff"},
+            "type": Path,
+            "nested": [[{}]],
+        }
         result = await self.ended(flow.function_task(body)(value))
         assert result == value
         assert (result is value) == self.can.shares_memory

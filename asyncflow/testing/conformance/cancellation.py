@@ -13,7 +13,7 @@ from asyncflow.engine import WorkflowEngine
 from asyncflow.errors import ExecutableError, TaskTimeoutError
 from asyncflow.future import TaskFuture
 from asyncflow.testing import bodies
-from asyncflow.testing.conformance.base import CHANCE, WORK, Suite
+from asyncflow.testing.conformance.base import WORK, Suite
 from asyncflow.testing.meeting import Meeting, attend, attend_async, attend_command
 
 #: Seconds after which an attempt of these tests times out. What it bounds waits for ever.
@@ -51,6 +51,7 @@ class Cancellation(Suite):
             queued.append(flow.function_task(bodies.noted)(tmp_path / "trace", "function"))
             queued.append(flow.executable_task(bodies.words)("touch", str(tmp_path / "trace")))
         await self.ended(meeting.arrivals(len(holding)))
+        await asyncio.sleep(self.chance)
         for future in queued:
             future.cancel()
             await self.cancelled(future)
@@ -77,7 +78,7 @@ class Cancellation(Suite):
         await self.cancelled(future)
         later = run(*attend_command(meeting.address, "later"))
         if not self.can.cancels_executables:
-            await asyncio.sleep(CHANCE)
+            await asyncio.sleep(self.chance)
             assert meeting.most == 4
             meeting.let_go("held")
         await self.ended(meeting.arrivals(5))
@@ -118,7 +119,7 @@ class Cancellation(Suite):
             await self.ended(meeting.until(lambda: len(meeting.vanished) == len(futures)))
             assert bodies.notes(trace) == ["later"]
         else:
-            await asyncio.sleep(CHANCE)
+            await asyncio.sleep(self.chance)
             assert not later.done(), "a slot was given away while its function ran"
             meeting.let_go()
             await self.ended(later)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -27,7 +28,7 @@ from asyncflow.backends.contract import (
 from asyncflow.backends.orphans import marked
 from asyncflow.description import TaskDescription
 from asyncflow.testing import bodies
-from asyncflow.testing.conformance.base import CHANCE, WORK, Suite
+from asyncflow.testing.conformance.base import WORK, Suite
 from asyncflow.testing.fakes import RecordingReporter
 from asyncflow.testing.meeting import Meeting, attend, attend_async, attend_command
 
@@ -186,7 +187,7 @@ class Contract(Suite):
         await self.ended(meeting.arrivals(1))
         bench.backend.cancel(item)
         if not self.can.cancels_functions:
-            await asyncio.sleep(CHANCE)
+            await asyncio.sleep(self.chance)
             assert not bench.reporter.ends(item), "reported as ended while it ran"
             meeting.let_go()
         await self._outcome(bench, item)
@@ -245,7 +246,7 @@ class Contract(Suite):
     async def test_a_loss_tells_what_happened(self, bench: Bench, tmp_path: Path) -> None:
         if self.can.shares_memory or not self.worker_may_die:
             return
-        item = bench.item(bodies.die_until, tmp_path / "trace", 2)
+        item = bench.item(bodies.die_until, os.getpid(), tmp_path / "trace", 2)
         bench.submit(item)
         if not self.can.survives_worker_loss:
             await self.become_true(lambda: bench.reporter.breakdown is not None, "the backend says that it broke")

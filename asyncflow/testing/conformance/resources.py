@@ -13,7 +13,7 @@ from asyncflow.engine import WorkflowEngine
 from asyncflow.errors import CommandError, UnsatisfiableRequestError
 from asyncflow.future import TaskFuture
 from asyncflow.testing import bodies
-from asyncflow.testing.conformance.base import CHANCE, Suite
+from asyncflow.testing.conformance.base import Suite
 from asyncflow.testing.meeting import Meeting, attend, attend_async, attend_command
 
 
@@ -34,7 +34,7 @@ class Resources(Suite):
         """Call more tasks than fit: as many as fit run at once, and no more at any time."""
         futures = [call(str(number), weight) for number in range(fit + 2)]
         await self.ended(meeting.arrivals(fit))
-        await asyncio.sleep(CHANCE)
+        await asyncio.sleep(self.chance)
         assert len(meeting.arrived) == fit
         meeting.let_go()
         await self.all_ended([*futures])
@@ -49,17 +49,25 @@ class Resources(Suite):
     async def test_an_executable_holds_a_core(self, flow: WorkflowEngine, meeting: Meeting) -> None:
         await self._fill(meeting, self._attending(flow, meeting, "executable", None), 1, self.can.total.cores)
 
-    async def test_large_and_small_requests_together(self, flow: WorkflowEngine, meeting: Meeting) -> None:
+    @pytest.mark.parametrize("kind", ["function", "coroutine", "executable"])
+    async def test_a_large_request_waits_and_is_waited_for(
+        self, flow: WorkflowEngine, meeting: Meeting, kind: str
+    ) -> None:
         cores = self.can.total.cores
+        small = self._attending(flow, meeting, kind, {"cores_per_rank": 1})
+        large = self._attending(flow, meeting, kind, {"cores_per_rank": cores})
+        futures = [small("first", 1)]
+        await self.ended(meeting.arrivals(1))
+        futures.append(large("second", cores))
+        await asyncio.sleep(self.chance)
+        meeting.let_go("first")
+        await self.ended(meeting.arrivals(2))
+        futures.append(small("third", 1))
+        await asyncio.sleep(self.chance)
         meeting.let_go()
-        futures = []
-        for number in range(12):
-            size = cores if number % 3 == 1 else 1
-            kind = ("function", "coroutine", "executable")[number % 3 - 1]
-            futures.append(self._attending(flow, meeting, kind, {"cores_per_rank": size})(str(number), size))
         await self.all_ended([*futures])
-        assert len(meeting.left) == 12
-        assert meeting.most <= cores
+        assert meeting.names == ["first", "second", "third"]
+        assert meeting.most == cores
 
     async def test_memory_is_never_oversubscribed(self, flow: WorkflowEngine, meeting: Meeting) -> None:
         if not self.can.total.memory:
@@ -155,7 +163,7 @@ class Resources(Suite):
 
     async def test_the_ranks_of_a_function(self, flow: WorkflowEngine) -> None:
         """The result is the list of all ranks' results."""
-        future = flow.function_task(task_description={"ranks": 2})(bodies.rank_of)("simulation")
+        future: TaskFuture[Any] = flow.function_task(task_description={"ranks": 2})(bodies.rank_of)("simulation")
         if not shutil.which("mpirun"):
             await self._without_mpi(future)
             return
