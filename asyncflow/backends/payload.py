@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import mmap
 import pickle
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ from asyncflow.errors import NotPicklableError, RemoteError, RemoteTraceback
 
 _PROTOCOL = 5
 
+#: What holds pickled bytes, or a buffer that a pickle refers to.
+Segment = bytes | bytearray | memoryview | mmap.mmap
+
 
 def dumps(value: Any) -> bytes:
     """Pickle anything that can be; raises whatever the picklers raise."""
@@ -31,7 +35,7 @@ def dumps(value: Any) -> bytes:
     return bytes(cloudpickle.dumps(value, _PROTOCOL)) if b"__main__" in data else data
 
 
-def loads(data: bytes | bytearray | memoryview) -> Any:
+def loads(data: Segment) -> Any:
     """The value that `dumps` wrote."""
     return pickle.loads(data)
 
@@ -46,7 +50,7 @@ def dump_function(definition: Definition) -> bytes:
         raise NotPicklableError(definition.name, "function", _reason(error)) from error
 
 
-def load_function(name: str, data: bytes | bytearray | memoryview) -> Callable[..., Any]:
+def load_function(name: str, data: Segment) -> Callable[..., Any]:
     """The function that `dump_function` wrote."""
     try:
         reference, function = loads(data)
@@ -75,7 +79,7 @@ def pack(value: Any) -> list[bytes | memoryview]:
     return [data, *(buffer.raw() for buffer in buffers)]
 
 
-def unpack(segments: Sequence[bytes | bytearray | memoryview]) -> Any:
+def unpack(segments: Sequence[Segment]) -> Any:
     """The value that `pack` wrote; it keeps the segments' memory."""
     return pickle.loads(segments[0], buffers=segments[1:])
 
@@ -88,9 +92,7 @@ def pack_arguments(definition: Definition, args: tuple[Any, ...], kwargs: dict[s
         raise NotPicklableError(definition.name, *_culprit(definition, args, kwargs, error)) from error
 
 
-def unpack_arguments(
-    name: str, segments: Sequence[bytes | bytearray | memoryview]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def unpack_arguments(name: str, segments: Sequence[Segment]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments that `pack_arguments` wrote."""
     try:
         args, kwargs = unpack(segments)
@@ -107,7 +109,7 @@ def pack_result(name: str, value: Any) -> list[bytes | memoryview]:
         raise NotPicklableError(name, f"result (a {type(value).__qualname__})", _reason(error)) from error
 
 
-def unpack_result(name: str, segments: Sequence[bytes | bytearray | memoryview]) -> Any:
+def unpack_result(name: str, segments: Sequence[Segment]) -> Any:
     """The result that `pack_result` wrote."""
     try:
         return unpack(segments)
@@ -193,7 +195,7 @@ def _message(error: BaseException) -> str:
         return "(its message could not be read)"
 
 
-def load_error(name: str, data: bytes | bytearray | memoryview) -> BaseException:
+def load_error(name: str, data: Segment) -> BaseException:
     """The exception that `dump_error` wrote, the remote traceback as its cause."""
     try:
         error, text = loads(data)

@@ -8,6 +8,7 @@ refer to, which are neither copied into the pickle nor out of it. Messages poste
 
 from __future__ import annotations
 
+import mmap
 import pickle
 import socket
 import struct
@@ -15,12 +16,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from asyncflow.backends.payload import Segment
+
 _COUNT = struct.Struct("!I")
 _CHUNK = 1 << 18
 #: Segments that one system call may take; the least that POSIX systems allow is 16, Linux takes 1024.
 _IOV_MAX = 512
 
-Segment = bytes | bytearray | memoryview
+#: Bytes from which a segment gets memory of its own.
+_LARGE = 1 << 20
 
 
 class Message(NamedTuple):
@@ -119,11 +123,16 @@ class Channel:
             self._frame = None
 
 
+def _room(length: int) -> bytearray | mmap.mmap:
+    """Memory for a segment. A large bytearray would be filled with zeros first, with the GIL held; a mapping is not."""
+    return bytearray(length) if length < _LARGE else mmap.mmap(-1, length)
+
+
 class _Frame:
     """A frame being received: its segments are allocated whole and filled in order."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
-        self._segments = [bytearray(length) for length in lengths]
+        self._segments: list[bytearray | mmap.mmap] = [_room(length) for length in lengths]
         self._next = 0
         #: The unfilled part of the current segment.
         self.view = memoryview(b"")

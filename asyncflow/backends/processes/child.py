@@ -23,7 +23,8 @@ from asyncflow.backends.body import cancelled_outcome, enter_worker
 from asyncflow.backends.contract import Definition, Kind, Outcome, Place, WorkItem
 from asyncflow.backends.coroutines import CoroutineLoop, CoroutineQueue
 from asyncflow.backends.orphans import Family
-from asyncflow.backends.processes.channel import Channel, Message, Segment
+from asyncflow.backends.payload import Segment
+from asyncflow.backends.processes.channel import Channel, Message
 from asyncflow.backends.processes.progress import Progress
 from asyncflow.backends.worker import Runtime
 

@@ -179,7 +179,7 @@ class Pool:
 
     def _after_reports(self, worker: WorkerProcess) -> None:
         """Give a worker more to do, or let it go."""
-        if worker.seat is not None and self._stop_by is None:
+        if worker.seat is not None and not worker.closed and self._stop_by is None:
             # Where others wait for cores, this one comes free first.
             contended = len(self._ledger) > self._seats_due
             if contended and not worker.calls:

@@ -81,9 +81,9 @@ class Errors(Suite):
         assert error.raised == kind.__name__
         assert error.code == (4 if kind is SystemExit else None)
         assert repr(body.__name__) in str(error)
-        await self._works_on(flow)
+        await self._still_works(flow)
 
-    async def _works_on(self, flow: WorkflowEngine) -> None:
+    async def _still_works(self, flow: WorkflowEngine) -> None:
         """Every worker is as good as before."""
         tasks = [flow.function_task(bodies.add), flow.function_task(bodies.add_async)]
         count = 2 * self.can.workers
@@ -126,7 +126,7 @@ class Errors(Suite):
             error = await self.failure(future, NotPicklableError)
             assert "it does not arrive" in str(error)
             assert "'takes'" in str(error)
-        await self._works_on(flow)
+        await self._still_works(flow)
 
     @pytest.mark.parametrize(
         "body, reason",
@@ -143,7 +143,7 @@ class Errors(Suite):
             assert error.what.startswith("result")
             assert repr(body.__name__) in str(error)
             assert reason in str(error)
-        await self._works_on(flow)
+        await self._still_works(flow)
 
     async def test_a_function_that_cannot_be_pickled_is_named(self, flow: WorkflowEngine) -> None:
         lock = threading.Lock()
@@ -158,4 +158,4 @@ class Errors(Suite):
             error = await self.failure(future, NotPicklableError)
             assert error.what == "function"
             assert "'locked'" in str(error)
-        await self._works_on(flow)
+        await self._still_works(flow)

@@ -19,11 +19,11 @@ from asyncflow.testing.meeting import Meeting, attend, attend_async
 
 
 class Losses(Suite):
-    @property
-    def _fate(self) -> str:
-        """What the death of a worker means here."""
+    async def _fate(self, flow: WorkflowEngine) -> str:
+        """What the death of a worker means here: "survived" or "broken", or "none" where none can die alone."""
         if self.can.shares_memory:
-            return "none"  # its workers are threads of the test's own process and cannot die alone
+            assert await self.ended(flow.function_task(bodies.where)()) == os.getpid()
+            return "none"
         if not self.worker_may_die:
             assert not self.can.survives_worker_loss, "it claims to survive what must not be tried"
             return "none"
@@ -35,19 +35,21 @@ class Losses(Suite):
         assert (await self.failure(flow.function_task(bodies.add)(1, 2), BackendLostError)).reason
 
     async def test_a_task_whose_worker_died_runs_again(self, flow: WorkflowEngine, tmp_path: Path) -> None:
-        if self._fate == "none":
+        fate = await self._fate(flow)
+        if fate == "none":
             return
         future = flow.function_task(bodies.die_until)(os.getpid(), tmp_path / "trace", 2)
-        if self._fate == "broken":
+        if fate == "broken":
             await self._is_broken(flow, future)
         else:
             assert await self.ended(future) == 2
 
     async def test_a_coroutine_whose_worker_died_runs_again(self, flow: WorkflowEngine, tmp_path: Path) -> None:
-        if self._fate == "none":
+        fate = await self._fate(flow)
+        if fate == "none":
             return
         future = flow.function_task(bodies.die_until_async)(os.getpid(), tmp_path / "trace", 2)
-        if self._fate == "broken":
+        if fate == "broken":
             await self._is_broken(flow, future)
         else:
             assert await self.ended(future) == 2
@@ -56,7 +58,7 @@ class Losses(Suite):
     async def test_a_loss_too_many_names_signal_and_host(
         self, flow: WorkflowEngine, tmp_path: Path, number: signal.Signals
     ) -> None:
-        if self._fate != "survived":
+        if await self._fate(flow) != "survived":
             return
         task = flow.function_task(max_losses=0)(bodies.die_until)
         error = await self.failure(task(os.getpid(), tmp_path / "trace", 2, number), WorkerLostError)
@@ -66,7 +68,7 @@ class Losses(Suite):
         assert number.name in str(error)
 
     async def test_a_worker_that_exits_names_its_code(self, flow: WorkflowEngine) -> None:
-        if self._fate != "survived":
+        if await self._fate(flow) != "survived":
             return
         task = flow.function_task(max_losses=0)(bodies.exit_worker)
         error = await self.failure(task(os.getpid(), 3), WorkerLostError)
@@ -74,7 +76,7 @@ class Losses(Suite):
         assert "3" in error.reason
 
     async def test_a_task_that_always_kills_its_worker_ends(self, flow: WorkflowEngine, tmp_path: Path) -> None:
-        if self._fate != "survived":
+        if await self._fate(flow) != "survived":
             return
         task = flow.function_task(max_losses=2, retries=5)(bodies.die_until)
         error = await self.failure(task(os.getpid(), tmp_path / "trace", 1000), WorkerLostError)
@@ -85,7 +87,7 @@ class Losses(Suite):
     async def test_others_are_not_touched(self, flow: WorkflowEngine, tmp_path: Path) -> None:
         noted, names = flow.function_task(max_losses=0)(bodies.noted), [str(number) for number in range(50)]
         futures = [noted(tmp_path / "others", name) for name in names[:25]]
-        runs = 2 if self._fate == "survived" else 1  # it kills nothing where that would break everything
+        runs = 2 if await self._fate(flow) == "survived" else 1  # it kills nothing where that would break everything
         killer = flow.function_task(bodies.die_until)(os.getpid(), tmp_path / "killer", runs)
         futures += [noted(tmp_path / "others", name) for name in names[25:]]
         assert await self.ended(killer) == runs
@@ -96,7 +98,7 @@ class Losses(Suite):
         self, flow: WorkflowEngine, meeting: Meeting, tmp_path: Path
     ) -> None:
         """They run again, and the loss is not counted against them: only one while alone would be."""
-        if self._fate != "survived":
+        if await self._fate(flow) != "survived":
             return
         count = min(self.can.concurrency, 4 * self.can.workers) - 1
         sit = flow.function_task(max_losses=0)(attend_async)
@@ -111,7 +113,7 @@ class Losses(Suite):
         assert await self.all_ended([*sitting]) == [str(number) for number in range(count)]
 
     async def test_an_idle_worker_that_dies_is_replaced(self, flow: WorkflowEngine, meeting: Meeting) -> None:
-        if self._fate != "survived":
+        if await self._fate(flow) != "survived":
             return
         pid = await self.ended(flow.function_task(bodies.where)())
         assert pid in descendants()
@@ -123,7 +125,7 @@ class Losses(Suite):
         await self.all_ended([*futures])
 
     async def test_a_broken_backend_leaves_no_future_behind(self, flow: WorkflowEngine, tmp_path: Path) -> None:
-        if self._fate != "broken":
+        if await self._fate(flow) != "broken":
             return
         killer = flow.function_task(bodies.die_until)(os.getpid(), tmp_path / "trace", 2)
         add = flow.function_task(bodies.add)
