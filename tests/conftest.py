@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from typing import Any
+from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["asyncflow.testing.plugin", "pytester"]
+pytest_plugins = ["asyncflow.testing.plugin"]
 
 #: Set by most continuous-integration services: there, what is needed is installed, and a skip hides a test.
 _NO_SKIPS = bool(os.environ.get("CI"))
@@ -40,6 +40,6 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test leaves files in the checkout."""
     monkeypatch.chdir(tmp_path)

@@ -496,7 +496,7 @@ async def test_the_description_of_an_executable() -> None:
         assert info["type"] == "executable"
 
 
-@pytest.mark.parametrize("uid", ["task.000009", "block.000001", "task.1", "task", "", "task.x"])
+@pytest.mark.parametrize("uid", ["task.000009", "block.000001", "block.000002", "task.1", "task", "", "task.x"])
 async def test_an_unknown_uid_is_a_key_error(uid: str) -> None:
     async with faked() as (flow, backend):
         futures = [flow.function_task(identity)() for _ in range(2)]

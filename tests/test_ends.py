@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
+import signal
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -20,7 +24,7 @@ from asyncflow import (
     WorkerLostError,
     WorkflowEngine,
 )
-from asyncflow.backends import ThreadBackend, WorkItem
+from asyncflow.backends import ProcessBackend, ThreadBackend, WorkItem
 from asyncflow.testing.fakes import FakeBackend
 from tests.support.faked import fail, faked, finish, identity, item_of, soon, turns
 
@@ -766,3 +770,35 @@ async def test_a_backend_that_reports_an_end_twice_changes_nothing() -> None:
         assert await soon(future) == "first"
         await turns(3)
         assert await finish(backend, named(flow, "next")(), 1) == 1
+
+
+# --- real worker processes -------------------------------------------------------------------------------------------
+
+
+def note(file: str, number: int) -> None:
+    """Leave a line for each run."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(descriptor, f"{number}\n".encode())
+    os.close(descriptor)
+
+
+def die_once(file: str, number: int) -> None:
+    try:
+        Path(f"{file}.{number}").touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def test_a_worker_that_dies_takes_nothing_along_that_had_ended(tmp_path: Path) -> None:
+    file = str(tmp_path / "runs")
+    async with WorkflowEngine.create(ProcessBackend(1)) as flow:
+        short, deadly = flow.function_task(note), flow.function_task(die_once)
+        # The backend learns that these are short, and sends many at a time.
+        await soon(asyncio.gather(*(short(file, -1) for _ in range(500))))
+        calls = [(deadly if number % 50 == 25 else short)(file, number) for number in range(200)]
+        await soon(asyncio.gather(*calls))
+        assert [flow.components[calls[number].uid].attempt for number in (25, 75, 125, 175)] == [2, 2, 2, 2]
+    runs = Counter(int(line) for line in Path(file).read_text().splitlines())
+    assert runs[-1] == 500
+    assert [number for number in range(200) if runs[number] > 1] == []

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
-from time import monotonic, time
+from time import time
 from typing import Any
 
 from asyncflow.backends import payload
@@ -28,8 +28,6 @@ from asyncflow.backends.processes.channel import Channel, Message
 from asyncflow.backends.processes.progress import Progress
 from asyncflow.backends.worker import Runtime
 
-#: Seconds that the outcome of a short call may wait for those of the next ones, to leave with them.
-_LINGER = 0.0005
 #: Results of these types travel in the message itself: the common small ones, and none that needs a pickle of its own.
 _SMALL = frozenset({int, float, bool, type(None)})
 
@@ -153,7 +151,6 @@ class _Child:
         #: Held by the thread that reads the work channel: the main thread while it has nothing to run.
         self._receiving = threading.Lock()
         self._progress = progress
-        self._flushed = 0.0
         self._sending = threading.Lock()
         self._place = place
         self._family = family
@@ -208,11 +205,8 @@ class _Child:
             del self._items[key]
             self._finished(key, item.definition.name, outcome)
         self._progress.end(key)
-        # Outcomes of short calls leave together; the pool asks for them where the next call turns out long.
-        now = monotonic()
-        if not self._calls or now - self._flushed > _LINGER:
-            self._flushed = now
-            self._flush()
+        # Before the next call begins: should that one end this process, the outcome must not be lost with it.
+        self._flush()
 
     # --- the pool's words --------------------------------------------------------------------------------------------
 
@@ -254,7 +248,7 @@ class _Child:
         self._coroutines.put(item)
 
     def _give_back(self) -> None:
-        """Return what has not begun; outcomes that lingered go along."""
+        """Return what has not begun."""
         # Else the main thread reads, so it has nothing to run and nothing waits for it.
         if self._receiving.acquire(blocking=False):
             try:
