@@ -26,6 +26,7 @@ from asyncflow.errors import (
     AsyncflowError,
     BackendStartError,
     CallOutsideLoopError,
+    DrainInsideBlockError,
     EngineClosedError,
     EngineNotPicklableError,
     ForeignThreadError,
@@ -214,7 +215,13 @@ class WorkflowEngine(Decorators):
     # --- the end -----------------------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Wait until every call has ended, well or not. Calls stay possible."""
+        """Wait until every call has ended, well or not. Calls stay possible.
+
+        Raises DrainInsideBlockError in a block, which would wait for itself.
+        """
+        scope = scope_of(self)
+        if scope is not None and scope.parent is not None:
+            raise DrainInsideBlockError(scope.parent)
         await self._scheduler.drain()
 
     async def shutdown(self, grace: float = 5.0) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "CommandError",
     "ContractVersionError",
     "DependencyFailureError",
+    "DrainInsideBlockError",
     "DuplicateBackendError",
     "EngineClosedError",
     "EngineNotPicklableError",
@@ -178,6 +179,16 @@ class ForeignFutureError(AsyncflowError, RuntimeError):
         super().__init__(
             f"{name!r} was given {future!r}, which belongs to another event loop and will never end on this one; "
             f"await it there and pass its result"
+        )
+
+
+class DrainInsideBlockError(AsyncflowError, RuntimeError):
+    """`flow.drain()` in a block: it would wait for the block that waits for it."""
+
+    def __init__(self, block: str) -> None:
+        self.block = block
+        super().__init__(
+            f"drain() inside {block} would wait for that block itself; await the futures that it needs instead"
         )
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from asyncflow import DependencyFailureError, EngineClosedError, State, TaskFuture, TaskTimeoutError, WorkflowEngine
 from asyncflow.backends import ThreadBackend
+from asyncflow.errors import DrainInsideBlockError
 from tests.support.faked import fail, faked, finish, identity, item_of, soon, turns
 
 _colour: contextvars.ContextVar[str] = contextvars.ContextVar("colour", default="none")
@@ -381,3 +382,14 @@ async def test_a_block_left_running_is_named_at_shutdown(caplog: pytest.LogCaptu
         assert f"stubborn ({future.uid}) did not end within 0.01 s of being cancelled" in caplog.text
         release.set()
         await turns(3)
+
+
+async def test_a_block_that_drains_its_engine_is_told_that_it_would_wait_for_itself() -> None:
+    async with WorkflowEngine.create(ThreadBackend(1)) as flow:
+
+        @flow.block
+        async def drains() -> None:
+            await flow.drain()
+
+        with pytest.raises(DrainInsideBlockError, match=r"inside block\.000001"):
+            await soon(drains())

@@ -137,6 +137,12 @@ CASES = [
         {"name": "io"},
     ),
     Case(
+        errors.DrainInsideBlockError("block.000001"),
+        "drain() inside block.000001 would wait for that block itself; await the futures that it needs instead",
+        RuntimeError,
+        {"block": "block.000001"},
+    ),
+    Case(
         errors.BackendInUseError("io"),
         "backend 'io' already serves another open engine; make one for each engine, or shut the other down first",
         RuntimeError,
