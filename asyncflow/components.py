@@ -79,7 +79,7 @@ class Components(Mapping[str, ComponentInfo]):
         return ComponentInfo(component)
 
     def _unfinished(self, uid: str) -> Component | None:
-        number = uid.rpartition(".")[2]
+        number = uid.rpartition(".")[2] if isinstance(uid, str) else ""
         component = self._scheduler.unfinished.get(int(number)) if number.isdecimal() else None
         return component if component is not None and component.uid == uid else None
 

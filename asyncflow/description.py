@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from asyncflow.errors import InvalidOptionError, TaskDefinitionError, UnknownOptionError
+from asyncflow.options import variables, whole
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,12 @@ class TaskDescription:
 
     def __post_init__(self) -> None:
         for name, least in (("ranks", 1), ("cores_per_rank", 1), ("gpus_per_rank", 0), ("mem_per_rank", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InvalidOptionError(f"task_description: {name}", value, f"a whole number of at least {least}")
-        if not isinstance(self.environment, Mapping):
-            raise InvalidOptionError("task_description: environment", self.environment, "a dict of strings")
-        if isinstance(self.pre_exec, str):
-            raise InvalidOptionError("task_description: pre_exec", self.pre_exec, "a list of shell commands")
+            whole(f"task_description: {name}", getattr(self, name), least)
+        commands = self.pre_exec
+        if not isinstance(commands, (list, tuple)) or not all(isinstance(command, str) for command in commands):
+            raise InvalidOptionError("task_description: pre_exec", commands, "a list of shell commands")
         # Copied and coerced, so that a later change of the caller's dict changes nothing here.
-        environment = {str(key): str(value) for key, value in self.environment.items()}
+        environment = variables("task_description: environment", self.environment)
         object.__setattr__(self, "environment", MappingProxyType(environment))
         object.__setattr__(self, "pre_exec", tuple(self.pre_exec))
 

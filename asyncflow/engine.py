@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from asyncflow import options
 from asyncflow.arguments import find_futures
 from asyncflow.backends.contract import Backend, Kind
 from asyncflow.backends.noop import NoopBackend
@@ -95,10 +96,13 @@ class WorkflowEngine(Decorators):
         `flow.components`.
         A coroutine that holds the loop for more than `block_warning` seconds is named in the log; None for never.
         """
-        if history < 0:
-            raise InvalidOptionError("history", history, "at least 0")
-        if block_warning is not None and block_warning < 0:
-            raise InvalidOptionError("block_warning", block_warning, "seconds of at least 0, or None")
+        options.whole("history", history, 0)
+        if block_warning is not None:
+            options.seconds("block_warning", block_warning)
+        if not isinstance(work_dir, (str, Path)):
+            raise InvalidOptionError("work_dir", work_dir, "the path of a directory")
+        if uid is not None and (not isinstance(uid, str) or not uid or "/" in uid or uid in (".", "..")):
+            raise InvalidOptionError("uid", uid, "a name without '/': it names a directory below work_dir")
         make = partial(
             WorkflowEngine, uid or f"flow-{uuid.uuid4().hex[:8]}", Path(work_dir).absolute(), history, block_warning
         )
@@ -148,7 +152,7 @@ class WorkflowEngine(Decorators):
         if _get_running_loop() is not self.loop or self.closed:
             self._refuse(task)
         if workflow_id is not None:
-            _check_workflow_id(workflow_id)
+            options.name("workflow_id", workflow_id)
         binding = task._binding
         if binding is None or binding.scheduler is not self._scheduler:
             binding = self._bind(task)
@@ -195,7 +199,7 @@ class WorkflowEngine(Decorators):
     def workflow_scope(self, workflow_id: str | None = None) -> WorkflowScope:
         """`with` or `async with`: calls inside belong to this workflow; without a name one is made, `wf-1a2b3c4d`."""
         if workflow_id is not None:
-            _check_workflow_id(workflow_id)
+            options.name("workflow_id", workflow_id)
         return WorkflowScope(self, workflow_id)
 
     def map(self, task: Task[R], *iterables: Iterable[Any], window: int = 10_000) -> TaskMap[R]:
@@ -209,7 +213,7 @@ class WorkflowEngine(Decorators):
 
     def cancel(self, workflow_id: str) -> int:
         """Cancel every unfinished component of a workflow; how many there were."""
-        _check_workflow_id(workflow_id)
+        options.name("workflow_id", workflow_id)
         return self._scheduler.cancel_all(workflow_id, f"workflow {workflow_id!r} was cancelled")
 
     # --- the end -----------------------------------------------------------------------------------------------------
@@ -230,6 +234,7 @@ class WorkflowEngine(Decorators):
         `grace` is seconds that running executables and blocks get to end by themselves. Afterwards a call raises
         EngineClosedError.
         """
+        options.seconds("grace", grace)
         if self._shutdown is None:
             self.closed = True
             self._shutdown = asyncio.ensure_future(self._shut_down(grace))
@@ -276,11 +281,6 @@ class WorkflowEngine(Decorators):
         return f"<WorkflowEngine {self.uid} on {', '.join(self._backends)}: {state}>"
 
 
-def _check_workflow_id(workflow_id: object) -> None:
-    if not isinstance(workflow_id, str) or not workflow_id:
-        raise InvalidOptionError("workflow_id", workflow_id, "a string that is not empty")
-
-
 class EngineCreation:
     """What `WorkflowEngine.create()` returns: await it for the engine, or enter it with `async with`."""
 
@@ -315,17 +315,17 @@ class EngineCreation:
             await self._flow.__aexit__(kind, error, trace)
 
 
-def run(main: Callable[..., Coroutine[Any, Any, R]], backend: Any = None, **options: Any) -> R:
+def run(main: Callable[..., Coroutine[Any, Any, R]], backend: Any = None, **create_options: Any) -> R:
     """Run `async def main()` or `main(flow)` with an engine around it, from a plain script.
 
-    `backend` and `options` are those of `WorkflowEngine.create()`. The engine is the only open one while it runs, so
-    module-level tasks find it.
+    `backend` and `create_options` are those of `WorkflowEngine.create()`. Module-level tasks find the engine where it
+    is the only open one.
     """
     if not inspect.iscoroutinefunction(main):
         raise TaskDefinitionError(getattr(main, "__name__", str(main)), "asyncflow.run() takes an 'async def' function")
 
     async def with_engine() -> R:
-        async with WorkflowEngine.create(backend, **options) as flow:
+        async with WorkflowEngine.create(backend, **create_options) as flow:
             return await (main(flow) if inspect.signature(main).parameters else main())
 
     return asyncio.run(with_engine())

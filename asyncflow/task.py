@@ -8,12 +8,14 @@ import types
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from asyncflow import options
 from asyncflow.backends.body import on_worker
 from asyncflow.backends.contract import Definition, ExecutableOptions, Kind
 from asyncflow.component import Binding, Policy
 from asyncflow.description import TaskDescription, describe
 from asyncflow.errors import CalledInsideTaskError, InvalidOptionError, TaskDefinitionError, UnknownOptionError
 from asyncflow.future import TaskFuture
+from asyncflow.options import variables
 from asyncflow.scope import engine_here
 
 if TYPE_CHECKING:
@@ -128,6 +130,8 @@ def make_task(
     executable: ExecutableOptions | None = None,
 ) -> Task[Any]:
     """Check a function and its options and make the task; raises TaskDefinitionError or InvalidOptionError."""
+    if name is not None:
+        options.name("name", name)
     label = name or getattr(fn, "__name__", None) or type(fn).__name__
     _check_function(fn, kind, label)
     policy = _policy(backend, retries, retry_delay, max_losses, timeout, priority)
@@ -182,13 +186,12 @@ def _policy(
     timeout: float | None,
     priority: int,
 ) -> Policy:
-    for option, value in (("retries", retries), ("max_losses", max_losses)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise InvalidOptionError(option, value, "a whole number of at least 0")
+    options.whole("retries", retries, 0)
+    options.whole("max_losses", max_losses, 0)
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise InvalidOptionError("priority", priority, "a whole number; higher goes first")
-    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
-        raise InvalidOptionError("timeout", timeout, "seconds above 0, or None for no limit")
+    if timeout is not None:
+        options.seconds("timeout", timeout, positive=True)
     if not callable(retry_delay) and not (isinstance(retry_delay, (int, float)) and retry_delay >= 0):
         legal = "seconds of at least 0, or a function of the number of failures so far"
         raise InvalidOptionError("retry_delay", retry_delay, legal)
@@ -198,7 +201,12 @@ def _policy(
 
 
 _BLOCK_OPTIONS = ("name", "retries", "retry_delay", "timeout")
-_TASK_OPTIONS = ("backend", "max_losses", "priority", "task_description")
+_TASK_OPTIONS = (*_BLOCK_OPTIONS, "backend", "max_losses", "priority", "task_description")
+_KNOWN = {
+    Kind.BLOCK: _BLOCK_OPTIONS,
+    Kind.FUNCTION: _TASK_OPTIONS,
+    Kind.EXECUTABLE: (*_TASK_OPTIONS, "shell", "capture_stdio", "cwd", "env"),
+}
 _DECORATOR = {Kind.FUNCTION: "function_task", Kind.EXECUTABLE: "executable_task", Kind.BLOCK: "block"}
 
 
@@ -272,13 +280,13 @@ class Decorators:
         stderr go to files of the engine's `work_dir`, and the result is stdout's path. `cwd` and `env` are the
         command's directory and further environment variables. Other options as for `function_task`.
         """
-        options["executable"] = ExecutableOptions(
+        executable = ExecutableOptions(
             bool(shell),
             bool(capture_stdio),
             None if cwd is None else str(cwd),
-            {str(key): str(value) for key, value in (env or {}).items()},
+            variables("env", env or {}),
         )
-        return self._decorate(fn, Kind.EXECUTABLE, options)
+        return self._decorate(fn, Kind.EXECUTABLE, options, executable)
 
     @overload
     def block(self, fn: Callable[..., Awaitable[R]], /) -> Task[R]: ...
@@ -300,14 +308,20 @@ class Decorators:
         """
         return self._decorate(fn, Kind.BLOCK, options)
 
-    def _decorate(self, fn: Callable[..., Any] | None, kind: Kind, options: dict[str, Any]) -> Any:
-        known = _BLOCK_OPTIONS if kind is Kind.BLOCK else (*_BLOCK_OPTIONS, *_TASK_OPTIONS)
+    def _decorate(
+        self,
+        fn: Callable[..., Any] | None,
+        kind: Kind,
+        options: dict[str, Any],
+        executable: ExecutableOptions | None = None,
+    ) -> Any:
+        known = _KNOWN[kind]
         for option in options:
-            if option not in known and option != "executable":
+            if option not in known:
                 raise UnknownOptionError(f"@{_DECORATOR[kind]}", option, known)
         if fn is not None:
-            return make_task(fn, kind, self._engine, **options)
-        return lambda function: make_task(function, kind, self._engine, **options)
+            return make_task(fn, kind, self._engine, executable=executable, **options)
+        return lambda function: make_task(function, kind, self._engine, executable=executable, **options)
 
 
 class _FunctionDecorator:

@@ -203,7 +203,7 @@ def test_an_option_of_create_out_of_range_is_named(options: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("backend", [ThreadBackend, ProcessBackend])
 def test_a_backend_has_workers(backend: Callable[..., object]) -> None:
-    with pytest.raises(InvalidOptionError, match="workers=0 is not possible: at least 1"):
+    with pytest.raises(InvalidOptionError, match="workers=0 is not possible: a whole number of at least 1"):
         backend(0)
 
 

@@ -30,6 +30,7 @@ LAYERS = [
     {"scope", "guard"},
     {"backends"},
     {"description"},
+    {"options"},
     {"errors"},
 ]
 

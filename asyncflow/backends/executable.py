@@ -75,7 +75,7 @@ def _word(name: str, position: int, word: Any) -> str:
 
 
 def _split(name: str, command: str) -> list[str]:
-    character, plain = _scan(command)
+    character, plain = _scan(command.strip("\n"))
     if character:
         raise CommandError(
             name,
@@ -83,12 +83,20 @@ def _split(name: str, command: str) -> list[str]:
             f"put it in single quotes, return a list of words, or use shell=True",
         )
     try:
-        argv = shlex.split(plain)
+        argv = list(_words(plain))
     except ValueError as error:
         raise CommandError(name, f"its command cannot be split into words ({error}): {command!r}") from error
     if not argv:
         raise CommandError(name, "it returned an empty command")
     return argv
+
+
+def _words(command: str) -> shlex.shlex:
+    words = shlex.shlex(command, posix=True)
+    words.whitespace_split = True
+    words.whitespace = " \t"
+    words.commenters = ""
+    return words
 
 
 def _scan(command: str) -> tuple[str | None, str]:
@@ -102,10 +110,13 @@ def _scan(command: str) -> tuple[str | None, str]:
     for character in characters:
         if character == "\\" and quote != "'":
             escaped = next(characters, "")
-            plain.append(f"\"'{escaped}'\"" if quote and escaped in ("$", "`") else character + escaped)
+            if escaped != "\n":  # that pair only breaks a long line
+                plain.append(f"\"'{escaped}'\"" if quote and escaped in ("$", "`") else character + escaped)
             continue
-        # Double quotes protect all but these two.
-        if character in ("" if quote == "'" else "$`" if quote else "|><;&`$"):
+        # Double quotes protect all but these two; a `#` begins a comment only where a word would begin.
+        if character in ("" if quote == "'" else "$`" if quote else "|><;&`$()\n"):
+            return character, command
+        if character == "#" and not quote and (not plain or plain[-1] in " \t"):
             return character, command
         if quote:
             quote = "" if character == quote else quote

@@ -18,6 +18,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from typing import Any
 
+from asyncflow import options
 from asyncflow.backends import payload
 from asyncflow.backends.aside import aside
 from asyncflow.backends.body import cancelled_outcome, enter_worker, leave_worker
@@ -55,7 +56,9 @@ class ExecutorBackend:
     ) -> None:
         if not isinstance(executor, Executor):
             raise InvalidOptionError("executor", executor, "a concurrent.futures.Executor")
-        self.name = name or type(executor).__name__
+        self.name = options.name("name", name or type(executor).__name__)
+        resources_of(workers, gpus, memory)  # for its checks; the workers may only be known once it has started
+        options.seconds("grace", grace)
         self._executor = executor
         self._workers = workers
         self._gpus = gpus

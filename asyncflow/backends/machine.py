@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from asyncflow.description import Resources
+from asyncflow.options import whole
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -42,15 +44,23 @@ def usable_gpus() -> tuple[str, ...]:
     return tuple(sorted((device.name.removeprefix("nvidia") for device in devices), key=int))
 
 
-def resources_of(
-    workers: int, gpus: int | tuple[str, ...] | None, memory: int | None
-) -> tuple[Resources, tuple[str, ...]]:
-    """What a local backend of `workers` has in all, and the ids of its GPUs; None stands for what the machine has."""
+def gpu_ids(gpus: Any) -> tuple[str, ...]:
+    """The ids that `gpus=` of a local backend stands for: a number, a list of ids, or None for the machine's."""
     if gpus is None:
-        gpus = usable_gpus()
-    elif isinstance(gpus, int):
-        gpus = tuple(str(number) for number in range(gpus))
-    return Resources(workers, len(gpus), usable_memory() if memory is None else memory), gpus
+        return usable_gpus()
+    if isinstance(gpus, (list, tuple)):
+        return tuple(str(gpu) for gpu in gpus)
+    return tuple(str(number) for number in range(whole("gpus", gpus, 0)))
+
+
+def resources_of(workers: Any, gpus: Any, memory: Any) -> tuple[Resources, tuple[str, ...]]:
+    """What a local backend has in all, and the ids of its GPUs; None stands for what the machine has.
+
+    Raises InvalidOptionError for values that are none of the kind.
+    """
+    cores = usable_cores() if workers is None else whole("workers", workers, 1)
+    ids = gpu_ids(gpus)
+    return Resources(cores, len(ids), usable_memory() if memory is None else whole("memory", memory, 0)), ids
 
 
 def _slurm(variable: str) -> int | None:

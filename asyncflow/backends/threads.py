@@ -9,15 +9,15 @@ import threading
 import time
 from collections.abc import Sequence
 
+from asyncflow import options
 from asyncflow.backends.aside import aside
 from asyncflow.backends.body import cancelled_outcome, enter_worker
 from asyncflow.backends.contract import CONCURRENCY, Capabilities, Kind, Place, Reporter, WorkItem
 from asyncflow.backends.coroutines import CoroutineLoop, CoroutineQueue
-from asyncflow.backends.machine import resources_of, usable_cores
+from asyncflow.backends.machine import resources_of
 from asyncflow.backends.orphans import Family
 from asyncflow.backends.resources import Ledger
 from asyncflow.backends.worker import Runtime
-from asyncflow.errors import InvalidOptionError
 
 _log = logging.getLogger("asyncflow")
 
@@ -59,11 +59,11 @@ class ThreadBackend:
         grace: float = GRACE,
     ) -> None:
         """`concurrency` is coroutines a worker, `grace` seconds between TERM and KILL for a cancelled executable."""
-        if workers is not None and workers < 1:
-            raise InvalidOptionError("workers", workers, "at least 1")
-        self.name = name
-        self._workers = workers or usable_cores()
-        total, gpu_ids = resources_of(self._workers, gpus, memory)
+        self.name = options.name("name", name)
+        total, gpu_ids = resources_of(workers, gpus, memory)
+        self._workers = total.cores
+        options.whole("concurrency", concurrency, 1)
+        options.seconds("grace", grace)
         self.capabilities = Capabilities(
             workers=self._workers,
             total=total,

@@ -349,6 +349,14 @@ def die_until(spared: int, file: Path, attempts: int, number: int = signal.SIGKI
     return tried
 
 
+def note_or_die(spared: int, file: Path, name: str, deadly: str) -> str:
+    """Notes its name; under the name of `deadly` it ends its worker the first time."""
+    note(file, name)
+    if name == deadly and notes(file).count(name) == 1:
+        die(spared)
+    return name
+
+
 async def die_until_async(spared: int, file: Path, attempts: int) -> int:
     return die_until(spared, file, attempts)
 

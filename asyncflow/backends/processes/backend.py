@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from asyncflow import options
 from asyncflow.backends.aside import aside
 from asyncflow.backends.contract import CONCURRENCY, Capabilities, Reporter, WorkItem
-from asyncflow.backends.machine import resources_of, usable_cores
+from asyncflow.backends.machine import resources_of
 from asyncflow.backends.orphans import Family
 from asyncflow.backends.processes.pool import Pool
 from asyncflow.backends.processes.process import Seat
 from asyncflow.backends.resources import Ledger
-from asyncflow.errors import InvalidOptionError
 
 #: Seconds between TERM and KILL for a cancelled executable.
 GRACE = 5.0
@@ -39,11 +39,11 @@ class ProcessBackend:
         grace: float = GRACE,
     ) -> None:
         """`concurrency` is coroutines a worker, `grace` seconds between TERM and KILL for a cancelled executable."""
-        if workers is not None and workers < 1:
-            raise InvalidOptionError("workers", workers, "at least 1")
-        self.name = name
-        self._workers = workers or usable_cores()
-        total, self._gpus = resources_of(self._workers, gpus, memory)
+        self.name = options.name("name", name)
+        total, self._gpus = resources_of(workers, gpus, memory)
+        self._workers = total.cores
+        options.whole("concurrency", concurrency, 1)
+        options.seconds("grace", grace)
         self.capabilities = Capabilities(
             workers=self._workers,
             total=total,
@@ -53,7 +53,7 @@ class ProcessBackend:
             cancels_executables=True,
             survives_worker_loss=True,
         )
-        self._env = dict(env or {})
+        self._env = options.variables("env", env or {})
         self._concurrency = concurrency
         self._grace = grace
         self._pool: Pool | None = None

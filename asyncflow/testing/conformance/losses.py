@@ -94,6 +94,15 @@ class Losses(Suite):
         assert await self.all_ended([*futures]) == names
         assert sorted(bodies.notes(tmp_path / "others")) == sorted(names), "a task ran more than once"
 
+    async def test_short_calls_that_have_ended_do_not_run_again(self, flow: WorkflowEngine, tmp_path: Path) -> None:
+        """Even where a worker that dies was given many of them at once, and told of none yet."""
+        deadly = "250" if await self._fate(flow) == "survived" else "none"
+        task, names = flow.function_task(bodies.note_or_die), [str(number) for number in range(300)]
+        futures = [task(os.getpid(), tmp_path / "trace", name, deadly) for name in names]
+        assert await self.all_ended([*futures]) == names
+        traces = bodies.notes(tmp_path / "trace")
+        assert {name: traces.count(name) for name in names} == {name: 1 + (name == deadly) for name in names}
+
     async def test_coroutines_beside_the_killer_are_no_suspects(
         self, flow: WorkflowEngine, meeting: Meeting, tmp_path: Path
     ) -> None:
