@@ -20,6 +20,8 @@ __all__ = [
     "CallOutsideLoopError",
     "CalledInsideTaskError",
     "CommandError",
+    "CommandNotFoundError",
+    "CommandStartError",
     "ContractVersionError",
     "DependencyFailureError",
     "DrainInsideBlockError",
@@ -424,6 +426,34 @@ class CommandError(AsyncflowError, ValueError):
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"executable {name!r}: {problem}")
+
+
+class CommandStartError(AsyncflowError, OSError):
+    """A command that could not be started at all."""
+
+    def __init__(self, name: str, command: Sequence[str], error: OSError, cwd: str | None) -> None:
+        self.cmd = tuple(command)
+        super().__init__(
+            f"executable {name!r}: its command {command[0]!r} cannot be started: {self._advice(error, cwd)}"
+        )
+        self.errno = error.errno
+
+    def _advice(self, error: OSError, cwd: str | None) -> str:
+        import os
+
+        if cwd is not None and not os.path.isdir(cwd):
+            return f"its directory, cwd={cwd!r}, is not there"
+        if isinstance(error, PermissionError):
+            return f"it is not executable ({error.strerror})"
+        if isinstance(error, FileNotFoundError):
+            return (
+                "no such program on the worker's PATH; what only a shell knows needs shell=True, variables go in env="
+            )
+        return str(error.strerror or error)
+
+
+class CommandNotFoundError(CommandStartError, FileNotFoundError):
+    """A command whose program, or whose directory, is not there."""
 
 
 class ExecutableError(AsyncflowError, subprocess.CalledProcessError):

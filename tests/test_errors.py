@@ -143,6 +143,19 @@ CASES = [
         {"block": "block.000001"},
     ),
     Case(
+        errors.CommandNotFoundError("step", ["simulat"], FileNotFoundError(2, "No such file or directory"), None),
+        "executable 'step': its command 'simulat' cannot be started: no such program on the worker's PATH; "
+        "what only a shell knows needs shell=True, variables go in env=",
+        FileNotFoundError,
+        {"cmd": ("simulat",)},
+    ),
+    Case(
+        errors.CommandStartError("step", ["./run"], PermissionError(13, "Permission denied"), None),
+        "executable 'step': its command './run' cannot be started: it is not executable (Permission denied)",
+        OSError,
+        {"cmd": ("./run",)},
+    ),
+    Case(
         errors.BackendInUseError("io"),
         "backend 'io' already serves another open engine; make one for each engine, or shut the other down first",
         RuntimeError,

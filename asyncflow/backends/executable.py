@@ -17,7 +17,7 @@ from typing import IO, Any
 from asyncflow.backends.contract import ExecutableOptions, WorkItem
 from asyncflow.backends.launch import attempt_mark, command_line, environment
 from asyncflow.backends.orphans import ATTEMPT, Family, end, marked, sweep
-from asyncflow.errors import CommandError, ExecutableError
+from asyncflow.errors import CommandError, CommandNotFoundError, CommandStartError, ExecutableError
 
 #: How much of stderr is kept for the error's message, in bytes.
 _TAIL = 64 * 1024
@@ -61,6 +61,8 @@ def parse_command(name: str, returned: Any, shell: bool) -> list[str]:
             name, f"it returned a {type(returned).__name__}; return the command as a string or a list of its words"
         )
     argv = [_word(name, position, word) for position, word in enumerate(returned)]
+    if any("\0" in word for word in argv):
+        raise CommandError(name, "its command has a null byte in it")
     if not argv:
         raise CommandError(name, "it returned an empty command")
     return argv
@@ -75,6 +77,8 @@ def _word(name: str, position: int, word: Any) -> str:
 
 
 def _split(name: str, command: str) -> list[str]:
+    if "\0" in command:
+        raise CommandError(name, "its command has a null byte in it")
     character, plain = _scan(command.strip("\n"))
     if character:
         raise CommandError(
@@ -149,15 +153,7 @@ class Process:
         try:
             with contextlib.ExitStack() as files:
                 stdout, stderr = _stdio(self._item, directory, files)
-                process = subprocess.Popen(
-                    line,
-                    stdin=subprocess.DEVNULL,
-                    stdout=stdout or subprocess.PIPE,
-                    stderr=stderr or subprocess.PIPE,
-                    env=dict(variables),
-                    cwd=cwd,
-                    start_new_session=True,
-                )
+                process = self._start(line, variables, cwd, stdout, stderr)
                 files.callback(_close_pipes, process)
                 output, errors = self._follow(process)
                 if stdout is not None and stderr is not None:
@@ -167,6 +163,28 @@ class Process:
             self._item.handle = None
             self._wake_end.close()
             self._cancel_end.close()
+
+    def _start(
+        self,
+        line: list[str],
+        variables: Mapping[str, str],
+        cwd: str | None,
+        stdout: IO[bytes] | None,
+        stderr: IO[bytes] | None,
+    ) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                line,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout or subprocess.PIPE,
+                stderr=stderr or subprocess.PIPE,
+                env=dict(variables),
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except OSError as error:
+            kind = CommandNotFoundError if isinstance(error, FileNotFoundError) else CommandStartError
+            raise kind(self._item.definition.name, line, error, cwd) from error
 
     def _follow(self, process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
         collector = _Collector(process, self._wake_end)

@@ -2,6 +2,8 @@
 
 The plain pickler is tried first, for it is ten times faster; cloudpickle takes what it cannot do, and whatever names
 `__main__`, which is another module on a worker. Pickles are read only from processes that the engine started.
+
+Pickling runs code of the user's classes; whatever that raises, SystemExit included, is an error of that one value.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def dump_function(definition: Definition) -> bytes:
         if definition.reference is not None and definition.reference[0] != "__main__":
             return dumps((definition.reference, None))
         return dumps((None, definition.fn))
-    except Exception as error:
+    except BaseException as error:
         raise NotPicklableError(definition.name, "function", _reason(error)) from error
 
 
@@ -60,7 +62,7 @@ def load_function(name: str, data: Segment) -> Callable[..., Any]:
         for attribute in reference[1].split("."):
             target = getattr(target, attribute)
         return target.fn if hasattr(target, "fn") else target  # type: ignore[no-any-return]  # a Task, or the function
-    except Exception as error:
+    except BaseException as error:
         raise NotPicklableError(name, "function", f"on the worker, {_reason(error)}") from error
 
 
@@ -88,7 +90,7 @@ def pack_arguments(definition: Definition, args: tuple[Any, ...], kwargs: dict[s
     """`dump_arguments` in segments."""
     try:
         return pack((args, kwargs))
-    except Exception as error:
+    except BaseException as error:
         raise NotPicklableError(definition.name, *_culprit(definition, args, kwargs, error)) from error
 
 
@@ -96,7 +98,7 @@ def unpack_arguments(name: str, segments: Sequence[Segment]) -> tuple[tuple[Any,
     """The arguments that `pack_arguments` wrote."""
     try:
         args, kwargs = unpack(segments)
-    except Exception as error:
+    except BaseException as error:
         raise NotPicklableError(name, "arguments", f"on the worker, {_reason(error)}") from error
     return args, kwargs
 
@@ -105,7 +107,7 @@ def pack_result(name: str, value: Any) -> list[bytes | memoryview]:
     """`dump_result` in segments."""
     try:
         return pack(value)
-    except Exception as error:
+    except BaseException as error:
         raise NotPicklableError(name, f"result (a {type(value).__qualname__})", _reason(error)) from error
 
 
@@ -113,7 +115,7 @@ def unpack_result(name: str, segments: Sequence[Segment]) -> Any:
     """The result that `pack_result` wrote."""
     try:
         return unpack(segments)
-    except Exception as error:
+    except BaseException as error:
         raise NotPicklableError(name, "result", f"on its way back, {_reason(error)}") from error
 
 
@@ -121,7 +123,7 @@ def dump_arguments(definition: Definition, args: tuple[Any, ...], kwargs: dict[s
     """The arguments of a call; raises NotPicklableError that names the one that cannot be pickled."""
     try:
         return dumps((args, kwargs))
-    except Exception as error:
+    except BaseException as error:
         raise NotPicklableError(definition.name, *_culprit(definition, args, kwargs, error)) from error
 
 
@@ -129,18 +131,18 @@ def load_arguments(name: str, data: bytes | memoryview) -> tuple[tuple[Any, ...]
     """The arguments that `dump_arguments` wrote."""
     try:
         args, kwargs = loads(data)
-    except Exception as error:
+    except BaseException as error:
         raise NotPicklableError(name, "arguments", f"on the worker, {_reason(error)}") from error
     return args, kwargs
 
 
 def _culprit(
-    definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+    definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any], error: BaseException
 ) -> tuple[str, str]:
     for label, value in [*zip(_labels(definition.fn, len(args)), args, strict=True), *kwargs.items()]:
         try:
             dumps(value)
-        except Exception as found:
+        except BaseException as found:
             return f"argument {label!r}", _reason(found)
     return "arguments", _reason(error)
 
@@ -163,7 +165,7 @@ def dump_result(name: str, value: Any) -> bytes:
     """A task's result; raises NotPicklableError that names the task."""
     try:
         return dumps(value)
-    except Exception as error:
+    except BaseException as error:
         raise NotPicklableError(name, f"result (a {type(value).__qualname__})", _reason(error)) from error
 
 
@@ -171,7 +173,7 @@ def load_result(name: str, data: bytes | memoryview) -> Any:
     """The result that `dump_result` wrote."""
     try:
         return loads(data)
-    except Exception as error:
+    except BaseException as error:
         raise NotPicklableError(name, "result", f"on its way back, {_reason(error)}") from error
 
 
@@ -181,7 +183,7 @@ def dump_error(name: str, error: BaseException) -> bytes:
     try:
         data = dumps((error, text))
         loads(data)  # many exceptions pickle and then cannot be rebuilt from what was pickled
-    except Exception:
+    except BaseException:
         kind = type(error)
         stand_in = RemoteError(name, f"{kind.__module__}.{kind.__qualname__}", _message(error), text)
         return dumps((stand_in, text))
@@ -199,7 +201,7 @@ def load_error(name: str, data: Segment) -> BaseException:
     """The exception that `dump_error` wrote, the remote traceback as its cause."""
     try:
         error, text = loads(data)
-    except Exception as found:
+    except BaseException as found:
         return RemoteError(name, "unknown", _reason(found), "(it could be read on the worker but not here)")
     if not isinstance(error, BaseException):
         return RemoteError(name, type(error).__qualname__, str(error), text)

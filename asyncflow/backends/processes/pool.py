@@ -28,6 +28,9 @@ from asyncflow.backends.resources import Ledger
 
 _log = logging.getLogger("asyncflow")
 
+#: Seconds until the system is asked again for a process that it refused, and how often it may refuse in a row.
+_PAUSE = 0.2
+_REFUSALS = 25
 #: Workers that die, one after the other, before they have come up: then the next would die too.
 _FAILED_STARTS = 3
 #: Seconds of work that a worker is given ahead, by what calls of the same definition lately took.
@@ -78,6 +81,9 @@ class Pool:
         self._workers: list[WorkerProcess] = []
         self._started = 0
         self._failed_starts = 0
+        #: How often in a row the system refused a new process, and when to ask again.
+        self._refusals = 0
+        self._retry_at = 0.0
         #: Calls that need a core and nothing else; every other call waits in the ledger itself.
         self._plain: deque[WorkItem] = deque()
         #: How many seats for them wait in the ledger.
@@ -151,6 +157,8 @@ class Pool:
     def _timeout(self) -> float | None:
         if self._stop_by is not None:
             return max(0.01, self._stop_by - time.monotonic())
+        if self._retry_at > time.monotonic():
+            return self._retry_at - time.monotonic()
         if any(worker.hoards and not worker.recalled for worker in self._workers):
             return _PATIENCE
         return None if hasattr(selectors, "EpollSelector") else _LOOK
@@ -240,6 +248,9 @@ class Pool:
             self._ledger.release(seat)
             return
         worker = self._for_call({})
+        if worker is None:
+            self._ledger.release(seat)
+            return
         worker.seat = seat
         self._feed(worker)
 
@@ -272,7 +283,10 @@ class Pool:
     def _give_call(self, item: WorkItem) -> None:
         # A function runs in the worker itself; what is started for one call gets its variables then.
         worker = self._for_call(asked_variables(item) if _runs_in_worker(item) else {})
-        if self._send(worker, item, worker.calls):
+        if worker is None:
+            self._ledger.release(item)
+            self._ledger.offer(item)
+        elif self._send(worker, item, worker.calls):
             self._report_first(worker)
         else:
             self._ledger.release(item)
@@ -299,8 +313,11 @@ class Pool:
                 worker.recalled = True
                 worker.control.post("recall")
 
-    def _for_call(self, asked: Mapping[str, str]) -> WorkerProcess:
-        """An idle worker with the environment asked for. The ledger lets no more calls in than there may be."""
+    def _for_call(self, asked: Mapping[str, str]) -> WorkerProcess | None:
+        """An idle worker with the environment asked for; None where none can be started now.
+
+        The ledger lets no more calls in than there may be.
+        """
         idle = [worker for worker in self._workers if worker.idle]
         fitting = next((worker for worker in idle if worker.asked == asked), None)
         if fitting is not None:
@@ -322,8 +339,8 @@ class Pool:
         alone = sum(1 for worker in self._workers if worker.coroutines and worker.closed)
         return self._fresh() if alone < max(self._size, _SUSPECTS) else None
 
-    def _fresh(self) -> WorkerProcess:
-        """An idle worker for coroutines, else a new one."""
+    def _fresh(self) -> WorkerProcess | None:
+        """An idle worker for coroutines, else a new one; None where none can be started now."""
         idle = (worker for worker in self._workers if worker.idle and worker.credit > 0 and not worker.asked)
         return next(idle, None) or self._start_worker({})
 
@@ -336,7 +353,7 @@ class Pool:
                 number = worker.number_of(definition, self._function(definition))
             small = not item.kwargs and _SMALL.issuperset(map(type, item.args))
             segments = () if small else payload.pack_arguments(definition, item.args, item.kwargs)
-        except Exception as error:
+        except BaseException as error:
             now = time.time()
             self._reporter.finished(item, Outcome(None, error, now, now, self._place))
             return False
@@ -356,7 +373,22 @@ class Pool:
 
     # --- workers -----------------------------------------------------------------------------------------------------
 
-    def _start_worker(self, asked: Mapping[str, str]) -> WorkerProcess:
+    def _start_worker(self, asked: Mapping[str, str]) -> WorkerProcess | None:
+        """A new worker; None where the system has no room for one now, which is tried again a little later."""
+        if time.monotonic() < self._retry_at:
+            return None
+        try:
+            worker = self._launch(asked)
+        except OSError as error:
+            self._refusals += 1
+            self._retry_at = time.monotonic() + _PAUSE
+            if self._refusals >= _REFUSALS and not self._workers:
+                self._reporter.broken(f"no worker process can be started: {error}")
+            return None
+        self._refusals = 0
+        return worker
+
+    def _launch(self, asked: Mapping[str, str]) -> WorkerProcess:
         name = f"{self._name}-{self._started}"
         self._started += 1
         worker = WorkerProcess(name, self._family, self._env, asked, self._concurrency)
@@ -428,7 +460,7 @@ class Pool:
                     error = payload.load_error(name, segments[0])
                 else:
                     value = payload.unpack_result(name, segments)
-            except Exception as unreadable:
+            except BaseException as unreadable:
                 error = unreadable
         self._reporter.finished(item, Outcome(value, error, started, ended, worker.place))
 

@@ -45,11 +45,12 @@ class WorkerProcess:
         self.name = name
         #: Only tasks that ask for exactly this run here: libraries read such variables once.
         self.asked = asked
-        work, their_work = socket.socketpair()
-        control, their_control = socket.socketpair()
-        self.progress, progress = Progress.create()
-        with their_work, their_control, os.fdopen(progress):
-            descriptors = their_work.fileno(), their_control.fileno(), progress
+        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as theirs:
+            work, control = (self._socket(on_failure, theirs) for _ in range(2))
+            self.progress, progress = Progress.create()
+            on_failure.callback(self.progress.close)
+            theirs.enter_context(os.fdopen(progress))
+            descriptors = work[1].fileno(), control[1].fileno(), progress
             arguments = json.dumps([sys.path, *descriptors, name, family.session, family.grace, concurrency])
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, arguments],
@@ -65,11 +66,10 @@ class WorkerProcess:
                 # Out of reach of the terminal's signals, and a process group of its own to be ended as a whole.
                 start_new_session=True,
             )
-        for sock in (work, control):
-            sock.setblocking(False)
+            on_failure.pop_all()
         #: Work and reports, in their order; and what must be heard while a call runs.
-        self.channel = Channel(work)
-        self.control = Channel(control)
+        self.channel = Channel(work[0])
+        self.control = Channel(control[0])
         self.pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
         self.place = Place(name, pid=self._process.pid)
         #: The call that it runs, as far as was reported.
@@ -93,6 +93,15 @@ class WorkerProcess:
         self.closed = False
         self._numbers: OrderedDict[Definition, int] = OrderedDict()
         self._defined = 0
+
+    @staticmethod
+    def _socket(on_failure: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+        """Our end, which waits for nothing, and the worker's."""
+        our_end, their_end = socket.socketpair()
+        on_failure.callback(our_end.close)
+        theirs.enter_context(their_end)
+        our_end.setblocking(False)
+        return our_end, their_end
 
     @property
     def idle(self) -> bool:
