@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
@@ -170,6 +171,8 @@ class ThreadBackend:
         if not item.cancelled:
             self._reporter.started(item, place, started)
         outcome = self._runtime.call(item, place, started)
+        if os.getpid() != place.pid:
+            os._exit(0 if outcome.error is None else 1)  # a fork made by the task, which came back here
         self._running[place.worker] = None
         if holder is not None:
             self._release(holder)

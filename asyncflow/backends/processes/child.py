@@ -307,6 +307,10 @@ class _Child:
             self._flush()
 
     def _finished(self, key: int, name: str, outcome: Outcome) -> None:
+        if os.getpid() != self._place.pid:
+            os._exit(
+                0 if outcome.error is None else 1
+            )  # a fork made by the task, which came back here: not this worker
         self._cancelled.discard(key)
         value, error = outcome.value, outcome.error
         segments: Sequence[Segment] = ()

@@ -179,7 +179,12 @@ class Pool:
         except (EOFError, OSError):
             return False
         for message in messages:
-            self._heed(worker, message)
+            try:
+                self._heed(worker, message)
+            except Exception:
+                # Whatever it said, it costs this worker and no other.
+                _log.exception("worker %r said something that makes no sense: %s%r", worker.name, *message[:2])
+                return False
         if messages:
             worker.heard = time.monotonic()
             self._after_reports(worker)
@@ -442,7 +447,9 @@ class Pool:
         key, failed, started, ended, value = data
         item = worker.calls.pop(key, None)
         if item is None:
-            item = worker.coroutines.pop(key)
+            item = worker.coroutines.pop(key, None)
+            if item is None:
+                return  # reported twice
             worker.begun.discard(key)
             if item.solo:
                 worker.closed = False

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from asyncflow.engine import WorkflowEngine
-from asyncflow.errors import CommandError, ExecutableError
+from asyncflow.errors import CommandError, CommandNotFoundError, ExecutableError
 from asyncflow.testing import bodies
 from asyncflow.testing.conformance.base import WORK, Suite
 from asyncflow.testing.meeting import Meeting, attend_command
@@ -120,7 +120,7 @@ class Executables(Suite):
         assert "SIGKILL" in str(error)
 
     async def test_a_command_that_does_not_exist(self, flow: WorkflowEngine) -> None:
-        error = await self.failure(flow.executable_task(bodies.words)("no-such-command"), FileNotFoundError)
+        error = await self.failure(flow.executable_task(bodies.words)("no-such-command"), CommandNotFoundError)
         assert "no-such-command" in str(error)
 
     async def test_the_next_one_runs_after_failures(self, flow: WorkflowEngine) -> None:
