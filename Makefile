@@ -3,6 +3,7 @@
 PYTHON ?= python3
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
@@ -10,7 +11,7 @@ INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check install --quiet --e
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint soak clean mpi
+.PHONY: help demo test lint soak bench clean mpi
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,8 +31,11 @@ lint: $(VENV)/.test ## ruff and mypy
 soak: $(VENV)/.test ## the long runs
 	$(VENV_PYTHON) -m pytest -m soak --timeout=0 $(PYTEST_ARGS)
 
+bench: $(VENV)/.test ## measure against raw pools, minutes long, and plot (BENCH_ARGS="--quick --only threads")
+	$(VENV_PYTHON) -m tests.bench $(BENCH_ARGS)
+
 clean: ## remove all that the other targets made
-	rm -rf $(VENV) build dist demo-output .asyncflow .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage .coverage.*
+	rm -rf $(VENV) build dist demo-output bench-output .asyncflow .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:

@@ -491,7 +491,10 @@ class Scheduler:
             component.timer.cancel()
             component.timer = None
         self.history.append(component)
-        if not self.unfinished and self._idle_waiters:
+        if self.unfinished:
+            return
+        self.unfinished.clear()  # a dict keeps the room of its largest size until then
+        if self._idle_waiters:
             for waiter in self._idle_waiters:
                 if not waiter.done():
                     waiter.set_result(None)

@@ -33,7 +33,9 @@ _SLOW = "killed or rank or script"
 
 def run_suite(faults: str, folder: Path) -> tuple[set[str], str]:
     """Names of the tests that fail on a backend with these faults, and all that pytest printed."""
-    options = ["-q", "-rfE", "-p", "no:cacheprovider", "-k", f"not ({_SLOW})", f"--basetemp={folder / 'tmp'}"]
+    # Tracebacks of one line: CPython 3.11 cannot always parse sources, as longer ones need, while threads do so too.
+    shown = ["-q", "-rfE", "--tb=line"]
+    options = [*shown, "-p", "no:cacheprovider", "-k", f"not ({_SLOW})", f"--basetemp={folder / 'tmp'}"]
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", str(_SUITE), f"--rootdir={_ROOT}", *options],
         env={**os.environ, "ASYNCFLOW_FAULTS": faults, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -12,7 +12,7 @@ from tests.support.wrong_backend import backend_with
 
 
 class TestWrongBackend(BackendConformance):
-    within = 8.0
+    within = 6.0
     chance = 0.5
 
     def make_backend(self) -> Backend:
