@@ -23,12 +23,14 @@ from asyncflow.errors import (
     DependencyFailureError,
     ForeignFutureError,
     InternalError,
+    TaskExitError,
     TaskTimeoutError,
     WorkerLostError,
 )
 from asyncflow.future import FailureNotice, TaskFuture
 from asyncflow.graph import Phase, connect, orphans, release, validate
 from asyncflow.lane import BackendState, Lane
+from asyncflow.options import seconds
 
 #: Reports handled in one turn of the loop: a few milliseconds' worth, so that the loop stays responsive.
 _BURST = 1000
@@ -334,6 +336,9 @@ class Scheduler:
             self._dirty.append(lane)
         if item.timer is not None:
             item.timer.cancel()
+        if item.then is not None:
+            then, item.then = item.then, None
+            then()
         current: bool = item.component.item is item
         # The backend may hold the item a little longer; what it was given must not live as long.
         item.args, item.kwargs, item.context = (), {}, None
@@ -375,7 +380,8 @@ class Scheduler:
             return
         error = TaskTimeoutError(component.name, seconds, component.attempt)
         self._abandon(component)
-        self._attempt_failed(component, error)
+        # A program that takes its time over TERM must not meet its own next attempt.
+        self._attempt_failed(component, error, after=item if _can_be_stopped(item) else None)
         self.flush()
 
     def _abandon(self, component: Component) -> None:
@@ -394,20 +400,29 @@ class Scheduler:
         except Exception as error:
             self._tell(f"backend {item.lane.state.backend.name!r} could not cancel {item!r}", error)
 
-    def _attempt_failed(self, component: Component, error: BaseException) -> None:
+    def _attempt_failed(self, component: Component, error: BaseException, after: WorkItem | None = None) -> None:
+        """Try again, where the policy allows: once the work of `after` is dead, if that is given."""
         component.failures += 1
         policy = component.binding.policy
         if component.failures > policy.retries:
             self._end_failed(component, error)
             return
-        delay = policy.retry_delay
-        if callable(delay):
-            try:
-                delay = float(delay(component.failures))
-            except Exception as wrong:
-                self._end_failed(component, wrong)
-                return
+        try:
+            delay = policy.retry_delay
+            delay = seconds("retry_delay", delay(component.failures) if callable(delay) else delay)
+        except BaseException as wrong:
+            wrong.__cause__ = error  # the user's function: whatever it raises, the task's own failure stays in sight
+            self._end_failed(component, wrong if isinstance(wrong, Exception) else TaskExitError("retry_delay", wrong))
+            return
         component.move(Phase.BACKOFF)
+        if after is not None and after in after.lane.out:
+            after.then = partial(self._back_off, component, delay)
+        else:
+            self._back_off(component, delay)
+
+    def _back_off(self, component: Component, delay: float) -> None:
+        if component.phase is not Phase.BACKOFF:
+            return
         if delay > 0:
             component.timer = self._loop.call_later(delay, self._again, component)
         else:
@@ -530,6 +545,14 @@ class Scheduler:
     def out(self) -> int:
         """How many items are with backends."""
         return sum(len(lane.out) for state in self._states for lane in state.lanes.values())
+
+
+def _can_be_stopped(item: WorkItem) -> bool:
+    definition, capabilities = item.definition, item.lane.state.capabilities
+    if definition.kind is Kind.EXECUTABLE:
+        return bool(capabilities.cancels_executables)
+    overlap = capabilities.concurrency > capabilities.workers  # where they do not, they run like functions
+    return bool(capabilities.cancels_functions or (definition.shares_worker and overlap))
 
 
 def _names(future: asyncio.Future[Any]) -> tuple[str, str]:

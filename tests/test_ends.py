@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 import signal
 from collections import Counter
@@ -25,6 +26,7 @@ from asyncflow import (
     WorkflowEngine,
 )
 from asyncflow.backends import ProcessBackend, ThreadBackend, WorkItem
+from asyncflow.errors import InvalidOptionError
 from asyncflow.testing.fakes import FakeBackend
 from tests.support.faked import fail, faked, finish, identity, item_of, soon, turns
 
@@ -576,19 +578,18 @@ async def test_a_timeout_counts_from_the_start_of_the_attempt() -> None:
 
 
 async def test_a_timeout_is_a_failure_of_the_attempt() -> None:
-    async with faked(ends_cancelled=False) as (flow, backend):
+    async with faked() as (flow, backend):
         future = flow.function_task(timeout=0.01, retries=1)(identity)()
-        first = await item_of(backend, future)
-        backend.begin(first)
-        second = await soon(_attempt(backend, future, 2))
-        backend.end_cancelled(first)
+        backend.begin(await item_of(backend, future))
+        second = await soon(_second(backend))
         backend.finish(second, "in time")
         assert await soon(future) == "in time"
 
 
-async def _attempt(backend: FakeBackend, future: TaskFuture[Any], attempt: int) -> WorkItem:
-    await backend.submitted_items(attempt)
-    return await item_of(backend, future, attempt)
+async def _second(backend: FakeBackend) -> WorkItem:
+    while len(backend.submitted) < 2:
+        await turns()
+    return backend.submitted[1]
 
 
 async def test_a_task_that_ends_in_time_is_not_timed_out() -> None:
@@ -802,3 +803,35 @@ async def test_a_worker_that_dies_takes_nothing_along_that_had_ended(tmp_path: P
     runs = Counter(int(line) for line in Path(file).read_text().splitlines())
     assert runs[-1] == 500
     assert [number for number in range(200) if runs[number] > 1] == []
+
+
+@pytest.mark.parametrize("backend", [ThreadBackend, ProcessBackend])
+async def test_an_attempt_begins_only_when_the_one_that_timed_out_is_dead(
+    backend: Callable[..., ThreadBackend | ProcessBackend], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    # Takes its time over TERM, as a program that writes a checkpoint does.
+    script = f"trap 'sleep 0.3; echo end >> {log}; exit 1' TERM; echo start >> {log}; sleep 60 & wait"
+    async with WorkflowEngine.create(backend(2), work_dir=tmp_path) as flow:
+
+        @flow.executable_task(shell=True, timeout=0.3, retries=1)
+        def slow() -> str:
+            return script
+
+        with pytest.raises(TaskTimeoutError):
+            await soon(slow())
+        await flow.shutdown()
+    assert log.read_text().split() == ["start", "end", "start", "end"]
+
+
+@pytest.mark.parametrize("delay", [lambda failures: failures / 0, lambda _: None, lambda failures: failures * math.inf])
+async def test_a_retry_delay_that_gives_no_seconds_keeps_the_tasks_own_failure_in_sight(delay: Any) -> None:
+    async with WorkflowEngine.create(ThreadBackend(1)) as flow:
+
+        @flow.function_task(retries=1, retry_delay=delay)
+        def failing() -> None:
+            raise KeyError("mine")
+
+        with pytest.raises((ZeroDivisionError, InvalidOptionError)) as found:
+            await soon(failing())
+        assert isinstance(found.value.__cause__, KeyError)

@@ -119,6 +119,7 @@ class WorkItem:
         "reason",
         "solo",
         "started",
+        "then",
         "timer",
         "uid",
         "watched",
@@ -160,6 +161,8 @@ class WorkItem:
         #: Whether the engine wants to be told at once that it began.
         self.watched = False
         self.timer: Any = None
+        #: What the engine waits to do until this item's work is dead.
+        self.then: Callable[[], None] | None = None
 
     @property
     def request(self) -> Resources:
