@@ -175,9 +175,15 @@ class WorkflowEngine(Decorators):
         refuse_on_worker(task.name)
         if self.closed:
             raise EngineClosedError(task.name, self.uid)
+        self._check_loop(task.name)
+
+    def _check_loop(self, name: str) -> None:
+        """Raise where `name` was called anywhere but on the engine's loop: nothing else may touch its state."""
+        if _get_running_loop() is self.loop:
+            return
         if threading.current_thread() is not self._thread:
-            raise ForeignThreadError(task.name, threading.current_thread().name)
-        raise CallOutsideLoopError(task.name, _get_running_loop() is not None)
+            raise ForeignThreadError(name, threading.current_thread().name)
+        raise CallOutsideLoopError(name, _get_running_loop() is not None)
 
     def _bind(self, task: Task[Any]) -> Binding:
         definition, policy = task.definition, task.policy
@@ -214,6 +220,7 @@ class WorkflowEngine(Decorators):
     def cancel(self, workflow_id: str) -> int:
         """Cancel every unfinished component of a workflow; how many there were."""
         options.name("workflow_id", workflow_id)
+        self._check_loop("flow.cancel")
         return self._scheduler.cancel_all(workflow_id, f"workflow {workflow_id!r} was cancelled")
 
     # --- the end -----------------------------------------------------------------------------------------------------
@@ -223,6 +230,7 @@ class WorkflowEngine(Decorators):
 
         Raises DrainInsideBlockError in a block, which would wait for itself.
         """
+        self._check_loop("flow.drain")
         scope = scope_of(self)
         if scope is not None and scope.parent is not None:
             raise DrainInsideBlockError(scope.parent)
@@ -235,6 +243,7 @@ class WorkflowEngine(Decorators):
         EngineClosedError.
         """
         options.seconds("grace", grace)
+        self._check_loop("flow.shutdown")
         if self._shutdown is None:
             self.closed = True
             self._shutdown = asyncio.ensure_future(self._shut_down(grace))

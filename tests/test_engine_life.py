@@ -22,6 +22,7 @@ import pytest
 import asyncflow
 from asyncflow import LocalExecutionBackend, State, TaskFuture, WorkflowEngine
 from asyncflow.backends import Backend, ExecutorBackend, NoopBackend, Place, ProcessBackend, ThreadBackend, WorkItem
+from asyncflow.backends.aside import aside
 from asyncflow.backends.contract import Definition, Kind
 from asyncflow.backends.coroutines import CoroutineLoop, CoroutineQueue
 from asyncflow.errors import (
@@ -30,6 +31,7 @@ from asyncflow.errors import (
     ContractVersionError,
     DuplicateBackendError,
     EngineClosedError,
+    ForeignThreadError,
     InvalidOptionError,
     NotABackendError,
     TaskDefinitionError,
@@ -865,3 +867,11 @@ async def test_map_takes_a_task() -> None:
     async with faked() as (flow, _):
         with pytest.raises(TaskDefinitionError, match=r"flow\.map takes a task"):
             flow.map(identity, [1])  # type: ignore[arg-type]
+
+
+async def test_an_engine_is_cancelled_on_its_own_loop_only() -> None:
+    async with WorkflowEngine.create(ThreadBackend(1)) as flow:
+        with pytest.raises(ForeignThreadError, match=r"'flow\.cancel' was called from thread"):
+            await aside(lambda: flow.cancel("campaign"))
+        with pytest.raises(ForeignThreadError, match=r"'flow\.shutdown' was called from thread"):
+            await aside(lambda: asyncio.run(flow.shutdown()))
