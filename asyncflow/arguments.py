@@ -19,6 +19,7 @@ def find_futures(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[as
     """The distinct futures in a call's arguments in the order met, and whether any stands inside a container."""
     found: list[asyncio.Future[Any]] = []
     containers: list[Any] | None = None
+    future = asyncio.Future
     for value in (*args, *kwargs.values()) if kwargs else args:
         kind = type(value)
         if kind in _PLAIN:
@@ -26,7 +27,7 @@ def find_futures(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[as
         if kind in _CONTAINERS:
             if value:
                 containers = [value] if containers is None else [*containers, value]
-        elif isinstance(value, asyncio.Future):
+        elif isinstance(value, future):
             found.append(value)
     direct = len(found)
     if containers is not None:
@@ -60,23 +61,31 @@ def _sort(values: Iterable[Any], pending: list[Any], found: list[asyncio.Future[
             found.append(value)
 
 
-def resolve(args: tuple[Any, ...], kwargs: dict[str, Any], nested: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with every future replaced by its result; containers are copied only where one is inside.
+def resolve(
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    nested: bool,
+    value_of: Callable[[asyncio.Future[Any]], Any] = asyncio.Future.result,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with every future replaced by its value; containers are copied only where one is inside.
 
-    Raises TypeError where a result cannot stand where its future stood (an unhashable one in a set).
+    Raises TypeError where a value cannot stand where its future stood (an unhashable one in a set).
     """
-    replace: Callable[[Any], Any] = _Replacer() if nested else _value
-    return tuple([replace(value) for value in args]), {key: replace(value) for key, value in kwargs.items()}
-
-
-def _value(value: Any) -> Any:
-    return value.result() if isinstance(value, asyncio.Future) else value
+    if nested:
+        replace = _Replacer(value_of)
+        return tuple([replace(value) for value in args]), {key: replace(value) for key, value in kwargs.items()}
+    future = asyncio.Future
+    resolved = tuple([value_of(value) if isinstance(value, future) else value for value in args])
+    if not kwargs:
+        return resolved, kwargs
+    return resolved, {key: value_of(value) if isinstance(value, future) else value for key, value in kwargs.items()}
 
 
 class _Replacer:
     """Copies containers with the futures inside replaced; shares and cycles of the original stay as they are."""
 
-    def __init__(self) -> None:
+    def __init__(self, value_of: Callable[[asyncio.Future[Any]], Any]) -> None:
+        self._value_of = value_of
         self._copies: dict[int, Any] = {}
         self._touched: dict[int, bool] = {}
 
@@ -86,7 +95,7 @@ class _Replacer:
             return value
         if kind in _CONTAINERS:
             return self._copy(value) if self._holds_future(value) else value
-        return _value(value)
+        return self._value_of(value) if isinstance(value, asyncio.Future) else value
 
     def _holds_future(self, container: Any) -> bool:
         known = self._touched.get(id(container))

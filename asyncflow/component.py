@@ -38,13 +38,17 @@ class Policy:
 class Binding:
     """A task on one engine: its definition and policy, and the lane that its calls take."""
 
-    __slots__ = ("definition", "keeps", "lane", "policy", "scheduler")
+    __slots__ = ("definition", "keeps", "lane", "policy", "prefix", "scheduler", "watched")
 
     def __init__(self, definition: Definition, policy: Policy, lane: Lane, scheduler: Scheduler, keeps: object) -> None:
         self.definition = definition
         self.policy = policy
         self.lane = lane
         self.scheduler = scheduler
+        #: Of the uids of its calls.
+        self.prefix = "block" if definition.kind is Kind.BLOCK else "task"
+        #: Whether the scheduler must know at once that an attempt began.
+        self.watched = policy.timeout is not None
         #: The task object, kept alive while any of its calls is unfinished.
         self.keeps = keeps
 
@@ -65,6 +69,7 @@ class Component(Node):
         "losses",
         "nested",
         "parent",
+        "reason",
         "seq",
         "solo",
         "timer",
@@ -106,14 +111,15 @@ class Component(Node):
         self.solo = False
         #: Unfinished dependencies that are no components of this engine.
         self.foreign = 0
-        #: Ends its BACKOFF.
+        #: Why its running block was asked to end, for the future.
+        self.reason: Any = None
+        #: Ends the current attempt when its time is up, or a BACKOFF.
         self.timer: asyncio.TimerHandle | None = None
 
     @property
     def uid(self) -> str:
         """Unique in its engine: `task.000001`, `block.000002`."""
-        kind = "block" if self.binding.definition.kind is Kind.BLOCK else "task"
-        return f"{kind}.{self.seq:06d}"
+        return f"{self.binding.prefix}.{self.seq:06d}"
 
     @property
     def name(self) -> str:

@@ -73,7 +73,7 @@ class Components(Mapping[str, ComponentInfo]):
         self._scheduler = scheduler
 
     def __getitem__(self, uid: str) -> ComponentInfo:
-        component = self._unfinished(uid) or next((c for c in self._scheduler.history if c.uid == uid), None)
+        component = self._unfinished(uid) or next((c for c in self._scheduler.known() if c.uid == uid), None)
         if component is None:
             raise KeyError(uid)
         return ComponentInfo(component)
@@ -84,7 +84,7 @@ class Components(Mapping[str, ComponentInfo]):
         return component if component is not None and component.uid == uid else None
 
     def __iter__(self) -> Iterator[str]:
-        for component in [*self._scheduler.history, *self._scheduler.unfinished.values()]:
+        for component in self._scheduler.known():
             yield component.uid
 
     def __len__(self) -> int:

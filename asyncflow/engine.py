@@ -162,12 +162,10 @@ class WorkflowEngine(Decorators):
         if scope is not None:
             parent = scope.parent
             workflow_id = workflow_id or scope.workflow_id
-        future = self._scheduler.add(binding, args, kwargs or None, futures, nested, workflow_id, parent)
-        component = future._component
-        if binding.lane.shares_memory and component.future is not None:
-            component.context = contextvars.copy_context()
-            if binding.definition.kind is Kind.BLOCK:
-                component.context.run(enter, self, workflow_id or component.uid, component.uid)
+        context = contextvars.copy_context() if binding.lane.shares_memory else None
+        future = self._scheduler.add(binding, args, kwargs or None, futures, nested, workflow_id, parent, context)
+        if context is not None and binding.definition.kind is Kind.BLOCK:  # it begins in a later turn of the loop
+            context.run(enter, self, workflow_id or future.uid, future.uid)
         return future
 
     def _refuse(self, task: Task[Any]) -> None:

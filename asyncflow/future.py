@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncflow.graph import State
@@ -45,11 +47,13 @@ class TaskFuture(asyncio.Future[R]):
     `gather`, `wait` and `ensure_future` take it, `create_task` does not.
     """
 
-    __slots__ = ("_component", "_failure")
+    __slots__ = ("_awaited", "_component", "_failure")
 
     # Set by the scheduler; not in an __init__, which would cost half as much as making the future itself.
     _component: Component
     _failure: FailureNotice | None
+    #: Whether somebody may be waiting: then only the loop sets it.
+    _awaited: bool
 
     @property
     def uid(self) -> str:
@@ -70,6 +74,21 @@ class TaskFuture(asyncio.Future[R]):
     def state(self) -> State:
         """PENDING, RUNNING, DONE, FAILED or CANCELLED."""
         return self._component.state
+
+    def add_done_callback(
+        self, fn: Callable[[TaskFuture[R]], object], /, *, context: contextvars.Context | None = None
+    ) -> None:
+        """As of every `asyncio.Future`; `await` and `gather` come here too."""
+        if not self._awaited and not self.done():
+            self._component.binding.scheduler.reserve(self)
+        if context is None:
+            asyncio.Future.add_done_callback(self, fn)
+        else:
+            asyncio.Future.add_done_callback(self, fn, context=context)
+
+    def value(self) -> R:
+        """What `result()` will return; here as soon as the task is DONE, on any thread."""
+        return self.result() if self.done() else self._component.binding.scheduler.value_of(self)
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel the call and all that depends on it; False where it has ended.

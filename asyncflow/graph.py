@@ -37,26 +37,25 @@ class Phase(Enum):
     FAILED = State.FAILED, 5
     CANCELLED = State.CANCELLED, 6
 
-    #: Members are singletons; Enum's own hash goes through Python code, and the table is asked for every move.
+    #: Members are singletons; Enum's own hash goes through Python code.
     __hash__ = object.__hash__
 
     state: State
     ended: bool
+    #: What may come next: nothing, unless the table below says otherwise.
+    following: frozenset[Phase]
 
     def __init__(self, state: State, order: int) -> None:
         self.state = state
         self.ended = order >= 4
+        self.following = frozenset()
 
 
-_LEGAL: dict[Phase, frozenset[Phase]] = {
-    Phase.WAITING: frozenset({Phase.READY, Phase.FAILED, Phase.CANCELLED}),
-    Phase.READY: frozenset({Phase.SUBMITTED, Phase.FAILED, Phase.CANCELLED}),
-    Phase.SUBMITTED: frozenset({Phase.READY, Phase.BACKOFF, Phase.DONE, Phase.FAILED, Phase.CANCELLED}),
-    Phase.BACKOFF: frozenset({Phase.READY, Phase.FAILED, Phase.CANCELLED}),
-    Phase.DONE: frozenset(),
-    Phase.FAILED: frozenset(),
-    Phase.CANCELLED: frozenset(),
-}
+# The table is spread over the members: it is asked for every move.
+Phase.WAITING.following = frozenset({Phase.READY, Phase.FAILED, Phase.CANCELLED})
+Phase.READY.following = frozenset({Phase.SUBMITTED, Phase.FAILED, Phase.CANCELLED})
+Phase.SUBMITTED.following = frozenset({Phase.READY, Phase.BACKOFF, Phase.DONE, Phase.FAILED, Phase.CANCELLED})
+Phase.BACKOFF.following = frozenset({Phase.READY, Phase.FAILED, Phase.CANCELLED})
 
 
 class Node:
@@ -73,7 +72,7 @@ class Node:
 
     def move(self, phase: Phase) -> None:
         """The one way to change phase. Raises InternalError, with the node's story, where the table forbids it."""
-        if phase not in _LEGAL[self.phase]:
+        if phase not in self.phase.following:
             raise InternalError(f"{self.story()} cannot move to {phase.name}")
         self.phase = phase
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from asyncflow.backends.contract import Backend, Capabilities, Definition, WorkItem
 from asyncflow.component import Component
@@ -21,6 +21,8 @@ _AHEAD = 0.01
 _MOST = 1000
 #: How much the last task's cost counts in the running mean.
 _WEIGHT = 0.05
+#: Seconds that tasks are taken to last until there is evidence: nothing is sent ahead.
+_UNKNOWN = 1.0
 
 
 class BackendState:
@@ -61,6 +63,8 @@ class Lane:
         "reports_start",
         "shares_memory",
         "state",
+        "then",
+        "thread_safe",
     )
 
     def __init__(self, state: BackendState, coroutines: bool) -> None:
@@ -68,15 +72,21 @@ class Lane:
         self.state = state
         self.shares_memory = capabilities.shares_memory
         self.reports_start = capabilities.reports_start
+        #: Whether workers may hand over as well as the loop; what must be started by hand is the loop's.
+        self.thread_safe = capabilities.thread_safe and capabilities.reports_start
         self._workers = capabilities.workers
         #: Coroutines cost no worker while they wait, and must all be out to overlap. Where a backend does not report
         #: starts, what is handed over must start at once.
         self._fixed = coroutines or not capabilities.reports_start
-        self.limit = capabilities.concurrency if coroutines else self._workers * (1 if self._fixed else 2)
-        #: Mean seconds a task; begins high, so that nothing is sent ahead before there is evidence.
-        self._cost = 1.0
+        #: Mean seconds a task.
+        self._cost = _UNKNOWN
+        self.limit = capabilities.concurrency if coroutines else self._workers
+        if not self._fixed:
+            self._set_limit()
         #: Items handed over and not yet reported as ended.
         self.out: set[WorkItem] = set()
+        #: What to do when the work of an item that was given up is dead.
+        self.then: dict[WorkItem, Callable[[], None]] = {}
         self._queues: dict[int, deque[Component]] = {}
         #: The keys of `_queues`, which are negated priorities, in ascending order.
         self._ranks: list[int] = []
@@ -112,7 +122,11 @@ class Lane:
             return False
         self.out.remove(item)
         if seconds is not None and not self._fixed:
+            seconds = max(seconds, 0.0)  # a clock may be set back
             self._cost += (seconds - self._cost) * _WEIGHT if seconds < self._cost else seconds - self._cost
-            ahead = _AHEAD / self._cost if self._cost > _AHEAD / _MOST else _MOST
-            self.limit = self._workers * (2 + int(ahead))
+            self._set_limit()
         return True
+
+    def _set_limit(self) -> None:
+        ahead = _AHEAD / self._cost if self._cost > _AHEAD / _MOST else _MOST
+        self.limit = self._workers * (2 + int(ahead))

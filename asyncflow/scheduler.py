@@ -1,22 +1,23 @@
 """Ready tasks to their backends, outcomes back to the graph: attempts, retries, timeouts, cancellation, back-pressure.
 
-All state here is touched on the engine's loop only. Backends report from any thread through a mailbox, which wakes the
-loop once per burst; what becomes ready in a burst is handed over at its end, in the same turn of the loop.
+All state here is touched under one lock: by the engine's loop, and by workers that report a success (`reports`). What
+concerns the loop itself is left to it: timers, failures, and every future that somebody awaits.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import deque
+import contextvars
+import functools
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 from itertools import count
 from time import time
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from asyncflow.arguments import resolve
-from asyncflow.backends.contract import Kind, Loss, Outcome, Place, WorkDied, WorkItem
+from asyncflow.backends.contract import Kind, Loss, Outcome, WorkDied, WorkItem
 from asyncflow.component import Binding, Component
 from asyncflow.errors import (
     BackendLostError,
@@ -31,97 +32,31 @@ from asyncflow.future import FailureNotice, TaskFuture
 from asyncflow.graph import Phase, connect, orphans, release, validate
 from asyncflow.lane import BackendState, Lane
 from asyncflow.options import seconds
+from asyncflow.reports import DirectReporter, Mailbox, MailboxReporter
 
-#: Reports handled in one turn of the loop: a few milliseconds' worth, so that the loop stays responsive.
-_BURST = 1000
+#: The keyword arguments of an item that has ended.
+_NOTHING: dict[str, Any] = {}
+
+S = TypeVar("S", bound="Scheduler")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-class Mailbox:
-    """Reports from any thread, handled on the loop in the order in which they came."""
+def _exclusive(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Run a method of the scheduler under its lock, and then what other threads had to leave meanwhile."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        after: Callable[[], None],
-        on_error: Callable[[Any, Exception], None],
-    ) -> None:
-        """On the loop, `after` is called at the end of each burst, `on_error` with a subject whose handler raised."""
-        self._loop = loop
-        self._after = after
-        self._on_error = on_error
-        self._reports: deque[tuple[Callable[[Any, Any], None], Any, Any]] = deque()
-        self._woken = False
-
-    def post(self, handler: Callable[[Any, Any], None], subject: Any, report: Any) -> None:
-        """Have `handler(subject, report)` called on the loop soon."""
-        self._reports.append((handler, subject, report))
-        # Two threads may both wake the loop, which is harmless; neither may leave it asleep.
-        if not self._woken:
-            self._woken = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody can be told any more
-                self._loop.call_soon_threadsafe(self._handle)
-
-    def _handle(self) -> None:
-        self._woken = False
-        reports = self._reports
-        for _ in range(min(len(reports), _BURST)):
-            handler, subject, report = reports.popleft()
+    def locked(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        mailbox = self._mailbox
+        with mailbox.lock:
+            mailbox.held += 1
             try:
-                handler(subject, report)
-            except Exception as error:
-                self._on_error(subject, error)
-        self._after()
-        if reports and not self._woken:
-            self._woken = True
-            self._loop.call_soon(self._handle)
+                result = method(self, *args, **kwargs)
+            finally:
+                mailbox.held -= 1
+        mailbox.catch_up()
+        return result
 
-
-class _MailboxReporter:
-    """The `Reporter` of a backend: everything goes through the mailbox."""
-
-    def __init__(self, scheduler: Scheduler, mailbox: Mailbox, state: BackendState) -> None:
-        self._post = mailbox.post
-        self._state = state
-        self._on_started = scheduler.on_started
-        self._on_finished = scheduler.on_finished
-        self._on_lost = scheduler.on_lost
-        self._on_broken = scheduler.on_broken
-
-    def started(self, item: WorkItem, place: Place, time: float) -> None:
-        item.started = time
-        if item.watched:
-            self._post(self._on_started, item, time)
-
-    def finished(self, item: WorkItem, outcome: Outcome) -> None:
-        self._post(self._on_finished, item, outcome)
-
-    def lost(self, item: WorkItem, loss: Loss) -> None:
-        self._post(self._on_lost, item, loss)
-
-    def broken(self, reason: str) -> None:
-        self._post(self._on_broken, self._state, reason)
-
-
-class _DirectReporter:
-    """The `Reporter` of the block runner, which is on the loop already: its ends count in the same turn."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-
-    def started(self, item: WorkItem, place: Place, time: float) -> None:
-        item.started = time
-        if item.watched:
-            self._scheduler.on_started(item, time)
-
-    def finished(self, item: WorkItem, outcome: Outcome) -> None:
-        self._scheduler.on_finished(item, outcome)
-        self._scheduler.flush()
-
-    def lost(self, item: WorkItem, loss: Loss) -> None:
-        raise InternalError("a block cannot lose its worker")
-
-    def broken(self, reason: str) -> None:
-        raise InternalError("the block runner cannot break")
+    return cast("Callable[Concatenate[S, P], T]", functools.update_wrapper(locked, method))
 
 
 class Scheduler:
@@ -134,21 +69,24 @@ class Scheduler:
         self._numbers = count(1)
         self.unfinished: dict[int, Component] = {}
         self.history: deque[Component] = deque(maxlen=history)
-        self._mailbox = Mailbox(loop, self.flush, self._on_defect)
+        self._mailbox = Mailbox(loop, self)
+        #: Values of components that are DONE and whose futures somebody awaits: the loop sets them, in this order.
+        self._undelivered: OrderedDict[TaskFuture[Any], Any] = OrderedDict()
+        #: Lanes that may have something to hand over.
         self._dirty: list[Lane] = []
         self._flush_due = False
         self._states: list[BackendState] = []
         self._idle_waiters: list[asyncio.Future[None]] = []
 
-    def reporter(self, state: BackendState) -> _MailboxReporter:
+    def reporter(self, state: BackendState) -> MailboxReporter:
         """What the backend of `state` reports to."""
         self._states.append(state)
-        return _MailboxReporter(self, self._mailbox, state)
+        return MailboxReporter(self._mailbox, self, state)
 
-    def direct_reporter(self, state: BackendState) -> _DirectReporter:
+    def direct_reporter(self, state: BackendState) -> DirectReporter:
         """What the block runner reports to."""
         self._states.append(state)
-        return _DirectReporter(self)
+        return DirectReporter(self)
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -161,40 +99,59 @@ class Scheduler:
         nested: bool,
         workflow_id: str | None,
         parent: str | None,
+        context: contextvars.Context | None,
     ) -> TaskFuture[Any]:
         """Register a call that depends on `futures`; its future, which has ended already where one of these failed."""
-        if futures:
-            self._check_loops(binding, futures)
         component = Component(
             next(self._numbers), binding, args, kwargs, nested if futures else None, workflow_id, parent
         )
+        component.context = context
         future: TaskFuture[Any] = TaskFuture(loop=self._loop)
         future._component = component
         future._failure = None
+        future._awaited = False
         component.future = future
-        self.unfinished[component.seq] = component
-        for dependency in futures:
-            self._depend(component, dependency)
-        if not component.waits and component.phase is Phase.WAITING:
-            self._make_ready(component)
-            if not self._flush_due:
-                self._flush_due = True
-                self._loop.call_soon(self.flush)
+        mailbox = self._mailbox
+        with mailbox.lock:
+            mailbox.held += 1  # not the decorator: this is called for every task
+            try:
+                others = self._connect(component, futures) if futures else ()
+                self.unfinished[component.seq] = component
+                for dependency in others:
+                    self._depend(component, dependency)
+                if not component.waits and component.phase is Phase.WAITING:
+                    self._make_ready(component)
+            finally:
+                mailbox.held -= 1
+        if self._dirty and not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self.flush)
+        mailbox.catch_up()
         return future
 
-    def _check_loops(self, binding: Binding, futures: list[asyncio.Future[Any]]) -> None:
+    def _connect(self, component: Component, futures: list[asyncio.Future[Any]]) -> list[asyncio.Future[Any]]:
+        """Make `component` wait for the unfinished ones of this engine; the others, but for those that are DONE."""
+        unfinished: list[Component] = []
+        others: list[asyncio.Future[Any]] = []
         for future in futures:
-            if future.get_loop() is not self._loop and not future.done():
-                raise ForeignFutureError(binding.definition.name, future)
+            if type(future) is TaskFuture and (dependency := future._component).binding.scheduler is self:
+                if not dependency.phase.ended:
+                    unfinished.append(dependency)
+                elif dependency.phase is not Phase.DONE:
+                    others.append(future)
+            elif future.get_loop() is self._loop or future.done():
+                others.append(future)
+            else:
+                raise ForeignFutureError(component.name, future)
+        connect(component, unfinished)
+        return others
 
     def _depend(self, component: Component, future: asyncio.Future[Any]) -> None:
+        """Wait for a future that is not of this engine, or end as one does that has ended."""
         if not future.done():
-            if type(future) is TaskFuture and future._component.binding.scheduler is self:
-                connect(component, (future._component,))
-            else:
-                component.waits += 1
-                component.foreign += 1
-                future.add_done_callback(partial(self._foreign_ended, component))
+            component.waits += 1
+            component.foreign += 1
+            future.add_done_callback(partial(self._foreign_ended, component))
         elif not component.phase.ended:
             self._check_ended(component, future)
 
@@ -209,6 +166,7 @@ class Scheduler:
             notice = future._failure if isinstance(future, TaskFuture) else None
             self._end_failed(component, _dependency_failure(component, _names(future), error), notice)
 
+    @_exclusive
     def _foreign_ended(self, component: Component, future: asyncio.Future[Any]) -> None:
         component.waits -= 1
         component.foreign -= 1
@@ -229,38 +187,73 @@ class Scheduler:
             lane.dirty = True
             self._dirty.append(lane)
 
+    @_exclusive
     def flush(self) -> None:
-        """Hand ready components to their backends, as far as these take them."""
+        """Hand ready components to their backends, as far as these take them; deliver what is awaited."""
         self._flush_due = False
         while self._dirty:
             lane = self._dirty.pop()
             lane.dirty = False
-            batch: list[WorkItem] = []
-            while len(lane.out) < lane.limit and (component := lane.pop()) is not None:
-                if lane.state.broken is not None:
-                    self._end_broken(component, lane.state)
-                elif (item := self._hand_over(component, lane)) is not None:
-                    batch.append(item)
-            if batch:
-                self._submit(lane, batch)
+            self._feed_lane(lane)
+        self._deliver()
+
+    def feed(self) -> bool:
+        """As `flush`, but on any thread; whether something is left for the loop."""
+        left: list[Lane] | None = None
+        dirty = self._dirty
+        while dirty:
+            lane = dirty.pop()
+            if not lane.thread_safe or lane.state.broken is not None:
+                left = [lane] if left is None else [*left, lane]
+                continue
+            lane.dirty = False
+            # What half of the limit holds lasts until the next success; a batch costs little more than an item.
+            if 2 * len(lane.out) <= lane.limit:
+                self._feed_lane(lane)
+        if left is not None:
+            dirty.extend(left)
+            return True
+        return bool(self._undelivered) or (not self.unfinished and bool(self._idle_waiters))
+
+    def _feed_lane(self, lane: Lane) -> None:
+        batch: list[WorkItem] = []
+        while len(lane.out) < lane.limit and (component := lane.pop()) is not None:
+            if lane.state.broken is not None:
+                self._end_broken(component, lane.state)
+            elif (item := self._hand_over(component, lane)) is not None:
+                batch.append(item)
+        if batch:
+            self._submit(lane, batch)
+
+    def _deliver(self) -> None:
+        """Set the futures of what is DONE, and wake who waits for everything to end."""
+        while self._undelivered:
+            future, value = self._undelivered.popitem(last=False)
+            if not future.done():
+                future.set_result(value)
+        if self._idle_waiters and not self.unfinished:
+            for waiter in self._idle_waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._idle_waiters.clear()
 
     def _hand_over(self, component: Component, lane: Lane) -> WorkItem | None:
         """The item of the component's next attempt; None where its arguments cannot be made."""
-        args, kwargs = component.args, component.kwargs or {}
+        args, kwargs, binding = component.args, component.kwargs or {}, component.binding
         if component.nested is not None:
             try:
-                args, kwargs = resolve(args, kwargs, component.nested)
+                args, kwargs = resolve(args, kwargs, component.nested, _value_of)
             except Exception as error:
-                self._end_failed(component, error)
+                self._mailbox.post(self._end_failed, component, error)
                 return None
         component.attempt += 1
         context = component.context
         if component.attempt > 1 and context is not None:
             context = context.copy()  # an attempt that cannot be stopped may still be in the first one
-        definition = component.binding.definition
-        item = WorkItem(definition, args, kwargs, uid=component.uid, attempt=component.attempt, context=context)
+        definition = binding.definition
+        item = WorkItem(definition, args, kwargs, attempt=component.attempt, context=context)
         item.solo = component.solo
-        item.watched = component.binding.policy.timeout is not None
+        item.watched = binding.watched
         if definition.executable is not None and definition.executable.capture_stdio:
             item.directory = self._directory
         item.component = component
@@ -274,7 +267,7 @@ class Scheduler:
         try:
             lane.state.backend.submit(batch)
         except Exception as error:
-            self.on_broken(lane.state, f"submit raised {type(error).__name__}: {error}")
+            self._mailbox.post(self.on_broken, lane.state, f"submit raised {type(error).__name__}: {error}")
             return
         if not lane.reports_start:
             for item in batch:
@@ -283,26 +276,31 @@ class Scheduler:
 
     # --- reports of backends -----------------------------------------------------------------------------------------
 
+    @_exclusive
     def on_started(self, item: WorkItem, time: float) -> None:
         """A watched item began: its timeout counts from now."""
         component: Component = item.component
         timeout = component.binding.policy.timeout
         if timeout is not None and component.item is item:
-            item.timer = self._loop.call_later(timeout, self._time_out, item, timeout)
+            component.timer = self._loop.call_later(timeout, self._time_out, item, timeout)
 
+    def on_success(self, item: WorkItem, outcome: Outcome) -> None:
+        if self._settle(item, outcome.ended - outcome.started):
+            self._end_done(item.component, outcome.value)
+
+    @_exclusive
     def on_finished(self, item: WorkItem, outcome: Outcome) -> None:
         if isinstance(outcome.error, WorkDied):
             self.on_lost(item, outcome.error.loss)
             return
-        if not self._settle(item, max(0.0, outcome.ended - outcome.started)):
+        if not self._settle(item, outcome.ended - outcome.started):
             return
         component: Component = item.component
-        component.item = None
         error = outcome.error
         if error is None:
             self._end_done(component, outcome.value)
         elif isinstance(error, asyncio.CancelledError):
-            self._end_cancelled(component, item.reason or str(error) or None)
+            self._end_cancelled(component, component.reason or str(error) or None)
         else:
             self._attempt_failed(component, error)
 
@@ -310,7 +308,6 @@ class Scheduler:
         if not self._settle(item, None):
             return
         component: Component = item.component
-        component.item = None
         if loss.begun:
             # Company is no proof of guilt: it runs again, alone, and a loss while alone is its own.
             component.solo = True
@@ -334,17 +331,20 @@ class Scheduler:
         if not lane.dirty:
             lane.dirty = True
             self._dirty.append(lane)
-        if item.timer is not None:
-            item.timer.cancel()
-        if item.then is not None:
-            then, item.then = item.then, None
-            then()
-        current: bool = item.component.item is item
         # The backend may hold the item a little longer; what it was given must not live as long.
-        item.args, item.kwargs, item.context = (), {}, None
-        return current
+        item.args, item.kwargs, item.context = (), _NOTHING, None
+        if lane.then and item in lane.then:
+            lane.then.pop(item)()
+        component: Component = item.component
+        if component.item is not item:
+            return False
+        component.item = None
+        if component.timer is not None:
+            component.timer.cancel()
+            component.timer = None
+        return True
 
-    def _on_defect(self, subject: Any, error: Exception) -> None:
+    def on_defect(self, subject: Any, error: Exception) -> None:
         """A report could not be handled: whatever went wrong, its future ends."""
         self._tell(f"a report of {subject!r} could not be handled", error)
         component: Component | None = getattr(subject, "component", None)
@@ -364,7 +364,6 @@ class Scheduler:
         for lane in state.lanes.values():
             for item in list(lane.out):
                 if self._settle(item, None):
-                    item.component.item = None
                     self._end_broken(item.component, state)
         self.flush()
 
@@ -374,6 +373,7 @@ class Scheduler:
 
     # --- attempts ----------------------------------------------------------------------------------------------------
 
+    @_exclusive
     def _time_out(self, item: WorkItem, seconds: float) -> None:
         component: Component = item.component
         if component.item is not item:
@@ -389,8 +389,9 @@ class Scheduler:
         item, component.item = component.item, None
         if item is None:
             return
-        if item.timer is not None:
-            item.timer.cancel()
+        if component.timer is not None:
+            component.timer.cancel()
+            component.timer = None
         self._cancel_item(item)
 
     def _cancel_item(self, item: WorkItem) -> None:
@@ -416,7 +417,7 @@ class Scheduler:
             return
         component.move(Phase.BACKOFF)
         if after is not None and after in after.lane.out:
-            after.then = partial(self._back_off, component, delay)
+            after.lane.then[after] = partial(self._back_off, component, delay)
         else:
             self._back_off(component, delay)
 
@@ -428,6 +429,7 @@ class Scheduler:
         else:
             self._make_ready(component)
 
+    @_exclusive
     def _again(self, component: Component) -> None:
         component.timer = None
         if component.phase is Phase.BACKOFF:
@@ -436,19 +438,21 @@ class Scheduler:
 
     # --- cancellation ------------------------------------------------------------------------------------------------
 
+    @_exclusive
     def cancel(self, component: Component, message: Any | None = None) -> bool:
         """Cancel a component; False where it has ended. A running block is asked to end and ends in its own time."""
         if component.phase.ended:
             return False
         if component.item is not None:
             if component.binding.definition.kind is Kind.BLOCK:
-                component.item.reason = message
+                component.reason = message
                 self._cancel_item(component.item)
                 return True
             self._abandon(component)
         self._end_cancelled(component, message)
         return True
 
+    @_exclusive
     def cancel_all(self, workflow_id: str | None = None, message: str | None = None) -> int:
         """Cancel every unfinished component, or those of one workflow; how many there were."""
         chosen = [c for c in self.unfinished.values() if workflow_id is None or c.workflow_id == workflow_id]
@@ -464,7 +468,10 @@ class Scheduler:
         component.move(Phase.DONE)
         future = component.future
         if future is not None and not future.done():
-            future.set_result(value)
+            if future._awaited:
+                self._undelivered[future] = value
+            else:  # nothing of the loop's: safe on any thread, while nobody can begin to await it
+                future.set_result(value)
         for dependent in release(component):
             self._make_ready(dependent)
         self._forget(component)
@@ -506,30 +513,29 @@ class Scheduler:
             component.timer.cancel()
             component.timer = None
         self.history.append(component)
-        if self.unfinished:
-            return
-        self.unfinished.clear()  # a dict keeps the room of its largest size until then
-        if self._idle_waiters:
-            for waiter in self._idle_waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-            self._idle_waiters.clear()
+        if not self.unfinished:
+            self.unfinished.clear()  # a dict keeps the room of its largest size until then
+            if self._idle_waiters:
+                self._mailbox.wake()
 
     async def drain(self) -> None:
         """Wait until no component is unfinished."""
-        while self.unfinished:
+        while self.unfinished or self._undelivered:
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._idle_waiters.append(waiter)
             await waiter
 
+    @_exclusive
     def abandon_all(self, message: str) -> None:
         """End the future of every component that is still unfinished, whatever its work does."""
+        self._deliver()
         for component in list(self.unfinished.values()):
             self._abandon(component)
             self._end_cancelled(component, message)
 
     # --- self-check --------------------------------------------------------------------------------------------------
 
+    @_exclusive
     def validate(self) -> None:
         """Raise InternalError where an invariant of `docs/design.md` does not hold."""
         components = list(self.unfinished.values())
@@ -542,6 +548,21 @@ class Scheduler:
             if component.future is None or component.future.done():
                 raise InternalError(f"{component.story()} has no unfinished future")
 
+    @_exclusive
+    def known(self) -> list[Component]:
+        """The last components that ended and all that have not."""
+        return [*self.history, *self.unfinished.values()]
+
+    def reserve(self, future: TaskFuture[Any]) -> None:
+        """Somebody begins to await `future`: from now on only the loop sets it."""
+        with self._mailbox.lock:
+            future._awaited = True
+        self._mailbox.catch_up()
+
+    def value_of(self, future: TaskFuture[Any]) -> Any:
+        """The result of a component that is DONE; its future may not have it yet."""
+        return future.result() if future.done() else self._undelivered[future]
+
     def out(self) -> int:
         """How many items are with backends."""
         return sum(len(lane.out) for state in self._states for lane in state.lanes.values())
@@ -553,6 +574,15 @@ def _can_be_stopped(item: WorkItem) -> bool:
         return bool(capabilities.cancels_executables)
     overlap = capabilities.concurrency > capabilities.workers  # where they do not, they run like functions
     return bool(capabilities.cancels_functions or (definition.shares_worker and overlap))
+
+
+def _value_of(future: asyncio.Future[Any]) -> Any:
+    try:
+        return future.result()
+    except asyncio.InvalidStateError:  # DONE, but the loop has not been told
+        if isinstance(future, TaskFuture):
+            return future.value()
+        raise
 
 
 def _names(future: asyncio.Future[Any]) -> tuple[str, str]:

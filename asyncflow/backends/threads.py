@@ -41,6 +41,27 @@ class _KeepIdle:
         self.holder = holder
 
 
+class _Worker:
+    """What one worker thread is doing. Only its own thread writes here."""
+
+    __slots__ = ("item", "next", "place", "reports")
+
+    def __init__(self, name: str) -> None:
+        self.place = Place(name)
+        #: What it runs.
+        self.item: WorkItem | None = None
+        #: Whether it is reporting an end.
+        self.reports = False
+        #: What became ready by its report: it goes on with that, without waking another worker.
+        self.next: WorkItem | None = None
+
+
+class _Here(threading.local):
+    """The worker whose thread asks."""
+
+    worker: _Worker | None = None
+
+
 class ThreadBackend:
     """Own worker threads, one core each.
 
@@ -62,17 +83,18 @@ class ThreadBackend:
         """`concurrency` is coroutines a worker, `grace` seconds between TERM and KILL for a cancelled executable."""
         self.name = options.name("name", name)
         total, gpu_ids = resources_of(workers, gpus, memory)
-        self._workers = total.cores
+        self._size = total.cores
         options.whole("concurrency", concurrency, 1)
         options.seconds("grace", grace)
         self.capabilities = Capabilities(
-            workers=self._workers,
+            workers=self._size,
             total=total,
             shares_memory=True,
-            concurrency=self._workers * concurrency,
+            concurrency=self._size * concurrency,
             cancels_functions=False,
             cancels_executables=True,
             survives_worker_loss=True,
+            thread_safe=True,
         )
         self._concurrency = concurrency
         self._gpus = gpu_ids
@@ -83,27 +105,34 @@ class ThreadBackend:
         self._reporter = reporter
         self._ledger: Ledger[WorkItem] = Ledger(self.capabilities.total, self._gpus)
         self._runtime = Runtime(Family(self._grace))
+        self._here = _Here()
         self._calls: queue.SimpleQueue[WorkItem | _Holder | _KeepIdle | None] = queue.SimpleQueue()
         self._coroutines = CoroutineQueue()
         self._loops: list[CoroutineLoop] = []
         self._threads: list[threading.Thread] = []
-        #: What each worker runs now, by its name; only its own thread writes its entry.
-        self._running: dict[str, WorkItem | None] = {}
+        self._workers: dict[str, _Worker] = {}
         self._holders: set[_Holder] = set()
-        for number in range(self._workers):
+        for number in range(self._size):
             name = f"{self.name}-{number}"
-            thread = threading.Thread(target=self._serve, args=(Place(name),), name=name, daemon=True)
+            worker = self._workers[name] = _Worker(name)
+            thread = threading.Thread(target=self._serve, args=(worker,), name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def submit(self, items: Sequence[WorkItem]) -> None:
+        worker = self._here.worker
+        # Never past what waits already: that would be starved by a chain of its own making.
+        keeps = worker is not None and worker.reports and worker.next is None and self._calls.empty()
         described = False
         for item in items:
             definition = item.definition
             if definition.shares_worker:
                 self._submit_coroutine(item)
             elif definition.description is None:
-                self._calls.put(item)
+                if keeps and worker is not None:
+                    worker.next, keeps = item, False
+                else:
+                    self._calls.put(item)
             else:
                 described = True
                 with self._ledger_lock:
@@ -112,7 +141,7 @@ class ThreadBackend:
             self._admit()
 
     def _submit_coroutine(self, item: WorkItem) -> None:
-        if not self._coroutines.parked and len(self._loops) < self._workers:
+        if not self._coroutines.parked and len(self._loops) < self._size:
             place = Place(f"{self.name}-loop-{len(self._loops)}")
             loop = CoroutineLoop(self._coroutines, self._reporter, place, self._concurrency)
             self._loops.append(loop)
@@ -146,7 +175,7 @@ class ThreadBackend:
             item.handle.cancel(item)
         elif item.handle is not None:
             item.handle.cancel()
-        elif item.definition.kind is Kind.FUNCTION and item in self._running.values():
+        elif item.definition.kind is Kind.FUNCTION and any(item is worker.item for worker in self._workers.values()):
             _log.warning(
                 "%r (%s) was cancelled, but a plain function on a thread cannot be stopped: its worker stays taken "
                 "until it returns; backend 'processes' can stop one",
@@ -154,35 +183,48 @@ class ThreadBackend:
                 item.uid,
             )
 
-    def _serve(self, place: Place) -> None:
+    def _serve(self, worker: _Worker) -> None:
         enter_worker()
-        while (taken := self._calls.get()) is not None:
+        self._here.worker = worker
+        while (taken := self._take(worker)) is not None:
             if type(taken) is WorkItem:
-                self._run(taken, place)
+                self._run(taken, worker)
             elif isinstance(taken, _KeepIdle):
                 taken.holder.released.wait()
             elif isinstance(taken, _Holder):
-                self._run(taken.item, place, taken)
+                self._run(taken.item, worker, taken)
             del taken  # or the last item's arguments would live until the next one comes
 
-    def _run(self, item: WorkItem, place: Place, holder: _Holder | None = None) -> None:
-        self._running[place.worker] = item
+    def _take(self, worker: _Worker) -> WorkItem | _Holder | _KeepIdle | None:
+        """What the worker does next; None where the backend stops."""
+        following = worker.next
+        if following is None:
+            return self._calls.get()
+        worker.next = None
+        return following
+
+    def _run(self, item: WorkItem, worker: _Worker, holder: _Holder | None = None) -> None:
+        worker.item = item
+        place = worker.place
         started = time.time()
         if not item.cancelled:
             self._reporter.started(item, place, started)
         outcome = self._runtime.call(item, place, started)
         if os.getpid() != place.pid:
             os._exit(0 if outcome.error is None else 1)  # a fork made by the task, which came back here
-        self._running[place.worker] = None
+        worker.item = None
         if holder is not None:
             self._release(holder)
+        worker.reports = True
         self._reporter.finished(item, outcome)
+        worker.reports = False
 
     async def stop(self, grace: float) -> None:
         family = self._runtime.family
         family.grace = min(family.grace, grace)
         self._drop_queued()
-        for item in list(self._running.values()):
+        for worker in self._workers.values():
+            item = worker.item
             if item is not None:
                 item.cancelled = True
                 if item.handle is not None:
@@ -225,5 +267,5 @@ class ThreadBackend:
 
     def _occupation(self, worker: str) -> str:
         loop = next((loop for loop in self._loops if loop.thread.name == worker), None)
-        items = loop.live if loop is not None else [self._running.get(worker)]
+        items = loop.live if loop is not None else [self._workers[worker].item]
         return ", ".join(f"{item.definition.name!r} ({item.uid})" for item in items if item) or "no task"

@@ -52,6 +52,7 @@ class ProcessBackend:
             cancels_functions=True,
             cancels_executables=True,
             survives_worker_loss=True,
+            thread_safe=True,
         )
         self._env = options.variables("env", env or {})
         self._concurrency = concurrency

@@ -4,10 +4,13 @@ A message is a small tuple, pickled, and the raw segments that belong to it: pic
 refer to, which are neither copied into the pickle nor out of it. Messages posted together leave in one frame:
 
     number of segments : 4 bytes, then for each its length : 8 bytes, then the segments; the first is the messages
+
+Most frames have that one segment only, go out whole and come in whole, which is made cheap.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import pickle
 import socket
@@ -19,7 +22,10 @@ from typing import Any, NamedTuple
 from asyncflow.backends.payload import Segment
 
 _COUNT = struct.Struct("!I")
-_CHUNK = 1 << 18
+#: The header of a frame without further segments.
+_PLAIN = struct.Struct("!IQ")
+#: Bytes asked for at a time. Memory for more would be mapped, and its pages made, anew for each read.
+_CHUNK = 1 << 15
 #: Segments that one system call may take; the least that POSIX systems allow is 16, Linux takes 1024.
 _IOV_MAX = 512
 
@@ -66,12 +72,24 @@ class Channel:
         return True
 
     def _frame_posted(self) -> None:
-        segments = [pickle.dumps(self._posted, 5), *self._segments]
-        self._posted, self._segments = [], []
-        views = [memoryview(segment).cast("B") for segment in segments]
+        messages, segments = pickle.dumps(self._posted, 5), self._segments
+        self._posted = []
+        if not segments:
+            self._send_plain(_PLAIN.pack(1, len(messages)) + messages)
+            return
+        self._segments = []
+        views = [memoryview(segment).cast("B") for segment in (messages, *segments)]
         header = _COUNT.pack(len(views)) + struct.pack(f"!{len(views)}Q", *(view.nbytes for view in views))
         self._unsent.append(memoryview(header))
         self._unsent.extend(view for view in views if view.nbytes)
+
+    def _send_plain(self, frame: bytes) -> None:
+        sent = 0
+        if not self._unsent:
+            with contextlib.suppress(BlockingIOError):
+                sent = self.sock.send(frame)
+        if sent < len(frame):
+            self._unsent.append(memoryview(frame)[sent:])
 
     def _drop(self, sent: int) -> None:
         while sent:
@@ -116,11 +134,28 @@ class Channel:
         messages: list[Message] = []
         while True:
             if self._frame is None:
+                plain = self._plain()
+                if plain is not None:
+                    messages.extend(plain)
+                    continue
                 self._frame = _Frame.begin(self._received)
             if self._frame is None or not self._frame.fill(self._received):
                 return messages
             messages.extend(self._frame.messages())
             self._frame = None
+
+    def _plain(self) -> list[Message] | None:
+        """The messages of a frame without further segments, taken off what was received; None where there is none."""
+        received = self._received
+        if len(received) < _PLAIN.size:
+            return None
+        count, length = _PLAIN.unpack_from(received)
+        end = _PLAIN.size + length
+        if count != 1 or len(received) < end:
+            return None
+        posted = pickle.loads(memoryview(received)[_PLAIN.size : end])
+        del received[:end]
+        return [Message(verb, data, ()) for verb, data, _ in posted]
 
 
 def _room(length: int) -> bytearray | mmap.mmap:

@@ -99,7 +99,7 @@ class _Arrival:
     def item(self) -> WorkItem:
         """Unpickled; raises NotPicklableError."""
         args, kwargs = self._arguments()
-        return self._filled(WorkItem(self.function.definition(), args, kwargs))
+        return self._item(self.function.definition(), args, kwargs)
 
     def coroutine(self) -> WorkItem:
         """An item whose coroutine does the unpickling, on its loop."""
@@ -109,11 +109,12 @@ class _Arrival:
             return await self.function.definition().fn(*args, **kwargs)
 
         definition = Definition(unpickle_and_run, Kind.FUNCTION, self.function.name, is_async=True)
-        return self._filled(WorkItem(definition, (), {}))
+        return self._item(definition, (), {})
 
-    def _filled(self, item: WorkItem) -> WorkItem:
-        item.uid, item.attempt, item.directory, item.gpus = self._about
-        item.component = self.key
+    def _item(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> WorkItem:
+        uid, attempt, directory, gpus = self._about
+        item = WorkItem(definition, args, kwargs, uid=uid, attempt=attempt)
+        item.directory, item.gpus, item.component = directory, gpus, self.key
         return item
 
 

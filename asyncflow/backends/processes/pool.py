@@ -22,7 +22,7 @@ from asyncflow.backends.body import cancelled_outcome
 from asyncflow.backends.contract import Definition, Kind, Loss, Outcome, Place, Reporter, WorkItem
 from asyncflow.backends.launch import asked_variables, attempt_mark
 from asyncflow.backends.orphans import ATTEMPT, Family, sweep
-from asyncflow.backends.processes.channel import Message
+from asyncflow.backends.processes.channel import Channel, Message
 from asyncflow.backends.processes.process import Seat, WorkerProcess
 from asyncflow.backends.resources import Ledger
 
@@ -37,6 +37,8 @@ _FAILED_STARTS = 3
 _AHEAD = 0.002
 #: The most calls a worker has ahead, however short they are.
 _MOST = 256
+#: The same where there is no evidence yet: taken for long, so that nothing waits behind it.
+_UNKNOWN = 1
 #: The most coroutines that are sent to a loop before it says that it is free again.
 _MOST_CREDIT = 64
 #: How many coroutines may run alone, each on a worker of its own, at a time; at least as many as there are cores.
@@ -94,10 +96,15 @@ class Pool:
         self._keys = 0
         self._where: dict[WorkItem, tuple[int, WorkerProcess]] = {}
         self._functions: WeakKeyDictionary[Definition, bytes] = WeakKeyDictionary()
+        #: Workers that something was posted to.
+        self._posted: set[WorkerProcess] = set()
+        #: Whether a worker may have more than it can be running, and when to look at that again.
+        self._watching = False
+        self._look_at = 0.0
         self._stop_by: float | None = None
         self.thread = threading.Thread(target=self._run, name=f"{name}-pool", daemon=True)
 
-    # --- called on the engine's loop ---------------------------------------------------------------------------------
+    # --- called on any thread ----------------------------------------------------------------------------------------
 
     def submit(self, items: Any) -> None:
         self._command(self._take, items)
@@ -111,6 +118,8 @@ class Pool:
 
     def _command(self, function: Callable[..., None], argument: Any) -> None:
         self._commands.append((function, argument))
+        if threading.current_thread() is self.thread:
+            return  # in a report: it looks there before it sleeps
         with contextlib.suppress(BlockingIOError, OSError):  # full: it is awake anyway; closed: it has ended
             self._waker.send(b".")
 
@@ -135,12 +144,7 @@ class Pool:
             self._family.disband()
 
     def _turn(self) -> None:
-        for key, events in self._selector.select(self._timeout()):
-            if key.data is None:
-                with contextlib.suppress(BlockingIOError):
-                    self._wake_end.recv(4096)
-            elif key.data in self._workers:
-                self._on_event(key.data, key.fileobj, events)
+        self._listen()
         if not hasattr(selectors, "EpollSelector"):
             self._look_for_dead()
         while self._commands:
@@ -151,16 +155,26 @@ class Pool:
         elif time.monotonic() > self._stop_by:
             for worker in self._workers:
                 worker.kill()
-        self._recall_hoards()
-        self._flush()
+        if self._watching and time.monotonic() >= self._look_at:
+            self._recall_hoards()
+        if self._posted:
+            self._flush()
+
+    def _listen(self) -> None:
+        for key, events in self._selector.select(self._timeout()):
+            if key.data is None:
+                with contextlib.suppress(BlockingIOError):
+                    self._wake_end.recv(4096)
+            elif key.data in self._workers:
+                self._on_event(key.data, key.fileobj, events)
 
     def _timeout(self) -> float | None:
         if self._stop_by is not None:
             return max(0.01, self._stop_by - time.monotonic())
         if self._retry_at > time.monotonic():
             return self._retry_at - time.monotonic()
-        if any(worker.hoards and not worker.recalled for worker in self._workers):
-            return _PATIENCE
+        if self._watching:
+            return max(0.0, self._look_at - time.monotonic())
         return None if hasattr(selectors, "EpollSelector") else _LOOK
 
     def _look_for_dead(self) -> None:
@@ -205,14 +219,17 @@ class Pool:
             self._retire(worker)
 
     def _flush(self) -> None:
-        for worker in self._workers:
+        for worker in list(self._posted):
             try:
                 worker.control.flush()
                 done = worker.channel.flush()
             except OSError:  # it has died; its end will be noticed by itself
                 done = True
-            events = selectors.EVENT_READ if done else selectors.EVENT_READ | selectors.EVENT_WRITE
-            if self._selector.get_key(worker.channel.sock).events != events:
+            if done:
+                self._posted.discard(worker)
+            if worker.stuffed == done:
+                worker.stuffed = not done
+                events = selectors.EVENT_READ if done else selectors.EVENT_READ | selectors.EVENT_WRITE
                 self._selector.modify(worker.channel.sock, events, worker)
 
     # --- giving out work ---------------------------------------------------------------------------------------------
@@ -275,8 +292,7 @@ class Pool:
 
     def _depth(self, definition: Definition) -> int:
         cost = definition.cost
-        # Taken for long until there is evidence: nothing should wait behind it.
-        return 1 if cost is None else min(_MOST, 1 + int(_AHEAD / max(cost, 1e-6)))
+        return _UNKNOWN if cost is None else min(_MOST, 1 + int(_AHEAD / max(cost, 1e-6)))
 
     def _report_first(self, worker: WorkerProcess) -> None:
         """The first of the calls that a worker has is the one that it runs."""
@@ -312,11 +328,20 @@ class Pool:
 
     def _recall_hoards(self) -> None:
         """Take back what waits behind a call, or a coroutine's step, that takes longer than its kind lately did."""
-        silent = time.monotonic() - _PATIENCE
+        now = time.monotonic()
+        self._watching = False
         for worker in self._workers:
-            if worker.heard < silent and worker.hoards and worker.greeted and not worker.recalled:
-                worker.recalled = True
-                worker.control.post("recall")
+            if worker.hoards and not worker.recalled:
+                if worker.greeted and worker.heard < now - _PATIENCE:
+                    worker.recalled = True
+                    self._tell(worker.control, worker, "recall")
+                else:
+                    self._watch(now)
+
+    def _watch(self, now: float) -> None:
+        if not self._watching:
+            self._watching = True
+            self._look_at = now + _PATIENCE
 
     def _for_call(self, asked: Mapping[str, str]) -> WorkerProcess | None:
         """An idle worker with the environment asked for; None where none can be started now.
@@ -366,9 +391,17 @@ class Pool:
         among[self._keys] = item
         self._where[item] = self._keys, worker
         about = (self._keys, number, item.args if small else None, item.uid, item.attempt, item.directory, item.gpus)
-        worker.channel.post("run", about, segments)
+        self._tell(worker.channel, worker, "run", about, segments)
         worker.heard = time.monotonic()
+        if worker.hoards:
+            self._watch(worker.heard)
         return True
+
+    def _tell(
+        self, channel: Channel, worker: WorkerProcess, verb: str, data: tuple[Any, ...] = (), segments: Any = ()
+    ) -> None:
+        channel.post(verb, data, segments)
+        self._posted.add(worker)
 
     def _function(self, definition: Definition) -> bytes:
         data = self._functions.get(definition)
@@ -405,7 +438,7 @@ class Pool:
 
     def _retire(self, worker: WorkerProcess) -> None:
         worker.closed = True
-        worker.channel.post("stop")
+        self._tell(worker.channel, worker, "stop")
 
     def _heed(self, worker: WorkerProcess, message: Message) -> None:
         verb, data, segments = message
@@ -476,6 +509,7 @@ class Pool:
         while worker.channel.pending() and self._read(worker):
             pass  # what it sent before it died counts
         self._workers.remove(worker)
+        self._posted.discard(worker)
         self._selector.unregister(worker.channel.sock)
         if worker.pidfd is not None:
             self._selector.unregister(worker.pidfd)
@@ -533,7 +567,7 @@ class Pool:
             worker.closed = True
             worker.kill()
         else:
-            worker.control.post("cancel", (key,))
+            self._tell(worker.control, worker, "cancel", (key,))
 
     def _begin_stop(self, grace: float) -> None:
         self._stop_by = time.monotonic() + grace + 1.0
@@ -549,7 +583,7 @@ class Pool:
                 worker.kill()
             else:
                 worker.control.post("end", (grace,))
-                worker.channel.post("stop")
+                self._tell(worker.channel, worker, "stop")
 
     def _end_cancelled(self, item: WorkItem) -> None:
         self._reporter.finished(item, cancelled_outcome(self._place))

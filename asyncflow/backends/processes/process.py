@@ -89,6 +89,8 @@ class WorkerProcess:
         self.heard = 0.0
         #: Whether it was asked to give back what it has not begun.
         self.recalled = False
+        #: Whether its socket takes nothing more for now.
+        self.stuffed = False
         #: Takes nothing else: what it runs must be alone, or it is on its way out.
         self.closed = False
         self._numbers: OrderedDict[Definition, int] = OrderedDict()

@@ -127,6 +127,7 @@ class Contract(Suite):
         bench.submit(*short)
         for item in short:
             await self.ended(bench.reporter.end(item))
+        await self.ended(bench.stop(1.0))
         legal = [["finished"], ["started", "finished"]] if self.can.reports_start else [["finished"]]
         assert all(bench.reporter.reports(item) in legal for item in [*items, *short])
 
@@ -142,6 +143,7 @@ class Contract(Suite):
             await self.ended(bench.reporter.start(item))
         meeting.let_go()
         await self._outcome(bench, item)
+        await self.ended(bench.stop(1.0))  # whatever it still has to say is said
         assert bench.reporter.reports(item) == (["started"] if self.can.reports_start else []) + ["finished"]
 
     async def test_an_outcome_tells_value_time_and_place(self, bench: Bench) -> None:
