@@ -24,6 +24,10 @@ from asyncflow.errors import InternalError
 
 #: Reports handled in one turn of the loop: a few milliseconds' worth, so that the loop stays responsive.
 _BURST = 1000
+#: Where one look of the loop set this many awaited futures, it looks again by itself after some seconds, and is not
+#: woken for more of them until then. Waking a thread costs as much as a short task, and takes a core from the workers.
+_BUSY = 4
+_LINGER = 0.0005
 
 
 class Handlers(Protocol):
@@ -40,10 +44,13 @@ class Handlers(Protocol):
         """A report about `subject` could not be handled."""
 
     def feed(self) -> bool:
-        """After successes on any thread: hand out what can be from here; whether anything is left for the loop."""
+        """After successes on any thread: hand out what can be from here; whether some is left, for the loop."""
 
-    def flush(self) -> None:
-        """After a burst on the loop: hand out what is ready, deliver what is awaited."""
+    def undelivered(self) -> bool:
+        """Whether somebody waits for the loop to set a future."""
+
+    def flush(self) -> int:
+        """After a burst on the loop: hand out what is ready, set what is awaited; how many futures."""
 
 
 class Mailbox:
@@ -61,6 +68,8 @@ class Mailbox:
         self._reports: deque[tuple[Callable[[Any, Any], None], Any, Any]] = deque()
         #: Whether the loop will look here soon.
         self._woken = False
+        #: Whether it will look by itself for futures to set.
+        self._lingers = False
 
     def post(self, handler: Callable[[Any, Any], None], subject: Any, report: Any) -> None:
         """Have `handler(subject, report)` called on the loop soon."""
@@ -97,7 +106,7 @@ class Mailbox:
                 self.held = 1
                 try:
                     self._handle_successes()
-                    if self._handlers.feed():
+                    if self._handlers.feed() or (not self._lingers and self._handlers.undelivered()):
                         self.wake()
                 finally:
                     self.held = 0
@@ -122,11 +131,18 @@ class Mailbox:
             try:
                 self._handle_successes()
                 self._handle_reports()
-                self._handlers.flush()
+                busy = self._handlers.flush() >= _BUSY
+                if busy and not self._lingers:
+                    self._lingers = True
+                    self._loop.call_later(_LINGER, self._look_again)
             finally:
                 self.held -= 1
         if self._reports or self._successes:
             self.wake()
+
+    def _look_again(self) -> None:
+        self._lingers = False
+        self._handle()
 
     def _handle_reports(self) -> None:
         reports = self._reports

@@ -188,14 +188,14 @@ class Scheduler:
             self._dirty.append(lane)
 
     @_exclusive
-    def flush(self) -> None:
-        """Hand ready components to their backends, as far as these take them; deliver what is awaited."""
+    def flush(self) -> int:
+        """Hand ready components to their backends, as far as these take them; set what is awaited: how many futures."""
         self._flush_due = False
         while self._dirty:
             lane = self._dirty.pop()
             lane.dirty = False
             self._feed_lane(lane)
-        self._deliver()
+        return self._deliver()
 
     def feed(self) -> bool:
         """As `flush`, but on any thread; whether something is left for the loop."""
@@ -213,7 +213,11 @@ class Scheduler:
         if left is not None:
             dirty.extend(left)
             return True
-        return bool(self._undelivered) or (not self.unfinished and bool(self._idle_waiters))
+        return not self.unfinished and bool(self._idle_waiters)
+
+    def undelivered(self) -> bool:
+        """Whether somebody waits for the loop to set a future."""
+        return bool(self._undelivered)
 
     def _feed_lane(self, lane: Lane) -> None:
         batch: list[WorkItem] = []
@@ -225,8 +229,9 @@ class Scheduler:
         if batch:
             self._submit(lane, batch)
 
-    def _deliver(self) -> None:
-        """Set the futures of what is DONE, and wake who waits for everything to end."""
+    def _deliver(self) -> int:
+        """Set the futures of what is DONE, and wake who waits for everything to end; how many futures."""
+        count = len(self._undelivered)
         while self._undelivered:
             future, value = self._undelivered.popitem(last=False)
             if not future.done():
@@ -236,6 +241,7 @@ class Scheduler:
                 if not waiter.done():
                     waiter.set_result(None)
             self._idle_waiters.clear()
+        return count
 
     def _hand_over(self, component: Component, lane: Lane) -> WorkItem | None:
         """The item of the component's next attempt; None where its arguments cannot be made."""
