@@ -86,7 +86,7 @@ class TaskFuture(asyncio.Future[R]):
         else:
             asyncio.Future.add_done_callback(self, fn, context=context)
 
-    def value(self) -> R:
+    def _value(self) -> R:
         """What `result()` will return; here as soon as the task is DONE, on any thread."""
         return self.result() if self.done() else self._component.binding.scheduler.value_of(self)
 

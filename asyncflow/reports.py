@@ -108,6 +108,8 @@ class Mailbox:
                     self._handle_successes()
                     if self._handlers.feed() or (not self._lingers and self._handlers.undelivered()):
                         self.wake()
+                except Exception as error:  # a defect of ours must not end the worker that met it
+                    self.post(self._handlers.on_defect, None, error)
                 finally:
                     self.held = 0
             finally:
@@ -126,19 +128,21 @@ class Mailbox:
 
     def _handle(self) -> None:
         self._woken = False
-        with self.lock:
-            self.held += 1
-            try:
-                self._handle_successes()
-                self._handle_reports()
-                busy = self._handlers.flush() >= _BUSY
-                if busy and not self._lingers:
-                    self._lingers = True
-                    self._loop.call_later(_LINGER, self._look_again)
-            finally:
-                self.held -= 1
-        if self._reports or self._successes:
-            self.wake()
+        try:
+            with self.lock:
+                self.held += 1
+                try:
+                    self._handle_successes()
+                    self._handle_reports()
+                    busy = self._handlers.flush() >= _BUSY
+                    if busy and not self._lingers:
+                        self._lingers = True
+                        self._loop.call_later(_LINGER, self._look_again)
+                finally:
+                    self.held -= 1
+        finally:
+            if self._reports or self._successes:
+                self.wake()
 
     def _look_again(self) -> None:
         self._lingers = False

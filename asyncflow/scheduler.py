@@ -587,7 +587,7 @@ def _value_of(future: asyncio.Future[Any]) -> Any:
         return future.result()
     except asyncio.InvalidStateError:  # DONE, but the loop has not been told
         if isinstance(future, TaskFuture):
-            return future.value()
+            return future._value()
         raise
 
 

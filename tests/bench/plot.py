@@ -80,7 +80,7 @@ def _curves(axis: Axes, pattern: str, rows: Mapping[str, Row]) -> None:
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.set_xlabel("work in a task (µs)")
     axis.set_ylabel("of the ideal rate")
-    axis.set_ylim(0, 1.1)
+    axis.set_ylim(0, 1.5)  # room for the legend
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     if axis.lines[1:]:
         axis.legend(loc="upper left")
