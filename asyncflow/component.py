@@ -35,16 +35,29 @@ class Policy:
     priority: int = 0
 
 
+class Tally:
+    """How many calls of one name an engine has had, and how many ended how. Outlives the components in the history."""
+
+    __slots__ = ("calls", "cancelled", "done", "failed")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.done = 0
+        self.failed = 0
+        self.cancelled = 0
+
+
 class Binding:
     """A task on one engine: its definition and policy, and the lane that its calls take."""
 
-    __slots__ = ("definition", "keeps", "lane", "policy", "prefix", "scheduler", "watched")
+    __slots__ = ("definition", "keeps", "lane", "policy", "prefix", "scheduler", "tally", "watched")
 
     def __init__(self, definition: Definition, policy: Policy, lane: Lane, scheduler: Scheduler, keeps: object) -> None:
         self.definition = definition
         self.policy = policy
         self.lane = lane
         self.scheduler = scheduler
+        self.tally = scheduler.tally(definition.name)
         #: Of the uids of its calls.
         self.prefix = "block" if definition.kind is Kind.BLOCK else "task"
         #: Whether the scheduler must know at once that an attempt began.
@@ -57,6 +70,7 @@ class Component(Node):
     """A node of the graph with all that the engine knows of one call. Belongs to one scheduler and its loop."""
 
     __slots__ = (
+        "after",
         "args",
         "attempt",
         "binding",
@@ -89,6 +103,8 @@ class Component(Node):
         Node.__init__(self)
         #: Number of the call in its engine, from 1.
         self.seq = seq
+        #: Numbers of the first calls that it depends on, for drawings: the edges themselves go when these end.
+        self.after: tuple[int, ...] = ()
         self.binding = binding
         #: As passed, futures and all; dropped when the component has ended.
         self.args = args

@@ -31,9 +31,11 @@ __all__ = [
     "ExecutableError",
     "ForeignFutureError",
     "ForeignThreadError",
+    "FutureNotSettableError",
     "InternalError",
     "InvalidOptionError",
     "LoopBoundError",
+    "MapUsedError",
     "NoEngineError",
     "NotABackendError",
     "NotPicklableError",
@@ -191,6 +193,28 @@ class DrainInsideBlockError(AsyncflowError, RuntimeError):
         self.block = block
         super().__init__(
             f"drain() inside {block} would wait for that block itself; await the futures that it needs instead"
+        )
+
+
+class MapUsedError(AsyncflowError, RuntimeError):
+    """The results of a `flow.map()` were asked for twice."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"the results of this map of {name!r} were given already: keep their list, or call flow.map() again"
+        )
+
+
+class FutureNotSettableError(AsyncflowError, RuntimeError):
+    """Somebody but the engine tried to set a task's future."""
+
+    def __init__(self, name: str, uid: str) -> None:
+        self.name = name
+        self.uid = uid
+        super().__init__(
+            f"the future of {name!r} ({uid}) is set by its task alone: cancel it, or set one of your own, "
+            "made by asyncio.get_running_loop().create_future()"
         )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from asyncflow.errors import FutureNotSettableError
 from asyncflow.graph import State
 
 if TYPE_CHECKING:
@@ -85,6 +86,14 @@ class TaskFuture(asyncio.Future[R]):
             asyncio.Future.add_done_callback(self, fn)
         else:
             asyncio.Future.add_done_callback(self, fn, context=context)
+
+    def set_result(self, result: R, /) -> NoReturn:
+        """Refused, as by `asyncio.Task`: only its task sets it."""
+        raise FutureNotSettableError(self.name, self.uid)
+
+    def set_exception(self, exception: type | BaseException, /) -> NoReturn:
+        """Refused, as by `asyncio.Task`: only its task sets it."""
+        raise FutureNotSettableError(self.name, self.uid)
 
     def _value(self) -> R:
         """What `result()` will return; here as soon as the task is DONE, on any thread."""

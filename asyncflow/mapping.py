@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable
 from typing import Any, Generic, TypeVar
 
-from asyncflow.errors import InvalidOptionError
+from asyncflow.errors import InvalidOptionError, MapUsedError
 from asyncflow.future import TaskFuture
 from asyncflow.task import Task
 
@@ -21,7 +21,8 @@ class TaskMap(Generic[R]):
     """The results of a mapped task, in the order of the inputs: `async for` one by one, or `await` for a list.
 
     At most `window` calls are unfinished or unread at a time. The first failure in that order is raised where it
-    stands and cancels the calls still out, as does leaving the iteration early.
+    stands and cancels the calls still out, as does leaving the iteration early. The inputs are read once, so the
+    results can be had once: a second time raises MapUsedError.
     """
 
     def __init__(self, task: Task[R], iterables: tuple[Iterable[Any], ...], window: int) -> None:
@@ -30,8 +31,12 @@ class TaskMap(Generic[R]):
         self._task = task
         self._inputs = zip(*iterables, strict=False) if len(iterables) != 1 else ((value,) for value in iterables[0])
         self._window = window
+        self._used = False
 
     async def __aiter__(self) -> AsyncIterator[R]:
+        if self._used:
+            raise MapUsedError(self._task.name)
+        self._used = True
         out: deque[TaskFuture[R]] = deque()
         steps = 0  # calls made and results given since the loop last had a turn
         exhausted = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -18,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from asyncflow.arguments import resolve
 from asyncflow.backends.contract import Kind, Loss, Outcome, WorkDied, WorkItem
-from asyncflow.component import Binding, Component
+from asyncflow.component import Binding, Component, Tally
 from asyncflow.errors import (
     BackendLostError,
     DependencyFailureError,
@@ -33,6 +33,13 @@ from asyncflow.graph import Phase, connect, orphans, release, validate
 from asyncflow.lane import BackendState, Lane
 from asyncflow.options import seconds
 from asyncflow.reports import DirectReporter, Mailbox, MailboxReporter
+
+#: How many task names are counted apart; a program that makes up names without end must not fill the memory with them.
+_NAMES = 1000
+#: How many dependencies of a component are remembered for drawings.
+_DRAWN = 200
+#: A TaskFuture refuses to be set by anybody else.
+_set_result = asyncio.Future.set_result
 
 #: The keyword arguments of an item that has ended.
 _NOTHING: dict[str, Any] = {}
@@ -69,6 +76,7 @@ class Scheduler:
         self._numbers = count(1)
         self.unfinished: dict[int, Component] = {}
         self.history: deque[Component] = deque(maxlen=history)
+        self.tallies: dict[str, Tally] = {}
         self._mailbox = Mailbox(loop, self)
         #: Values of components that are DONE and whose futures somebody awaits: the loop sets them, in this order.
         self._undelivered: OrderedDict[TaskFuture[Any], Any] = OrderedDict()
@@ -117,6 +125,7 @@ class Scheduler:
             try:
                 others = self._connect(component, futures) if futures else ()
                 self.unfinished[component.seq] = component
+                binding.tally.calls += 1
                 for dependency in others:
                     self._depend(component, dependency)
                 if not component.waits and component.phase is Phase.WAITING:
@@ -133,8 +142,10 @@ class Scheduler:
         """Make `component` wait for the unfinished ones of this engine; the others, but for those that are DONE."""
         unfinished: list[Component] = []
         others: list[asyncio.Future[Any]] = []
+        numbers: list[int] = []
         for future in futures:
             if type(future) is TaskFuture and (dependency := future._component).binding.scheduler is self:
+                numbers.append(dependency.seq)
                 if not dependency.phase.ended:
                     unfinished.append(dependency)
                 elif dependency.phase is not Phase.DONE:
@@ -144,6 +155,7 @@ class Scheduler:
             else:
                 raise ForeignFutureError(component.name, future)
         connect(component, unfinished)
+        component.after = tuple(numbers[:_DRAWN])
         return others
 
     def _depend(self, component: Component, future: asyncio.Future[Any]) -> None:
@@ -235,7 +247,7 @@ class Scheduler:
         while self._undelivered:
             future, value = self._undelivered.popitem(last=False)
             if not future.done():
-                future.set_result(value)
+                _set_result(future, value)
         if self._idle_waiters and not self.unfinished:
             for waiter in self._idle_waiters:
                 if not waiter.done():
@@ -472,12 +484,13 @@ class Scheduler:
 
     def _end_done(self, component: Component, value: Any) -> None:
         component.move(Phase.DONE)
+        component.binding.tally.done += 1
         future = component.future
         if future is not None and not future.done():
             if future._awaited:
                 self._undelivered[future] = value
             else:  # nothing of the loop's: safe on any thread, while nobody can begin to await it
-                future.set_result(value)
+                _set_result(future, value)
         for dependent in release(component):
             self._make_ready(dependent)
         self._forget(component)
@@ -490,10 +503,11 @@ class Scheduler:
             if component.phase.ended:
                 continue
             component.move(Phase.FAILED)
+            component.binding.tally.failed += 1
             future = component.future
             if future is not None and not future.done():
                 future._failure = notice
-                future.set_exception(error)
+                asyncio.Future.set_exception(future, error)
             names = (component.name, component.uid)
             ending.extend((below, _dependency_failure(below, names, error)) for below in orphans(component))
             self._forget(component)
@@ -505,6 +519,7 @@ class Scheduler:
             if component.phase.ended:
                 continue
             component.move(Phase.CANCELLED)
+            component.binding.tally.cancelled += 1
             if component.future is not None:
                 asyncio.Future.cancel(component.future, message)
             message = f"its dependency {component.name!r} ({component.uid}) was cancelled"
@@ -558,6 +573,19 @@ class Scheduler:
     def known(self) -> list[Component]:
         """The last components that ended and all that have not."""
         return [*self.history, *self.unfinished.values()]
+
+    def tally(self, name: str) -> Tally:
+        """What counts the calls of `name`; one for all names that come after many others."""
+        if name not in self.tallies and len(self.tallies) >= _NAMES:
+            name = "other tasks"
+        return self.tallies.setdefault(name, Tally())
+
+    @_exclusive
+    def running(self) -> Counter[Tally]:
+        """How many calls run. The cost is in what is with backends, not in what waits."""
+        out = (item for state in self._states for lane in state.lanes.values() for item in lane.out)
+        # An item that was given up is out as well, until its work is dead.
+        return Counter(item.component.binding.tally for item in out if item.started and item.component.item is item)
 
     def reserve(self, future: TaskFuture[Any]) -> None:
         """Somebody begins to await `future`: from now on only the loop sets it."""

@@ -33,6 +33,7 @@ from asyncflow.errors import (
     EngineClosedError,
     ForeignThreadError,
     InvalidOptionError,
+    MapUsedError,
     NotABackendError,
     TaskDefinitionError,
     UnknownBackendError,
@@ -732,6 +733,14 @@ async def test_map_gives_results_in_the_order_of_the_inputs() -> None:
         assert [value async for value in flow.map(flow.function_task(abs), [-3, -1, -2], window=2)] == [3, 1, 2]
         assert await flow.map(flow.function_task(abs), []) == []
         assert await flow.map(flow.function_task(abs)) == []
+
+
+async def test_a_map_gives_its_results_once() -> None:
+    async with WorkflowEngine.create(ThreadBackend(2)) as flow:
+        results = flow.map(flow.function_task(abs), [-1, -2])
+        assert await results == [1, 2]
+        with pytest.raises(MapUsedError, match="'abs'"):
+            await results
 
 
 async def test_a_map_over_many_inputs_keeps_the_loop_free() -> None:

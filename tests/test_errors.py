@@ -107,6 +107,19 @@ CASES = [
         RuntimeError,
     ),
     Case(
+        errors.MapUsedError("simulate"),
+        "the results of this map of 'simulate' were given already: keep their list, or call flow.map() again",
+        RuntimeError,
+        {"name": "simulate"},
+    ),
+    Case(
+        errors.FutureNotSettableError("simulate", "task.000003"),
+        "the future of 'simulate' (task.000003) is set by its task alone: cancel it, or set one of your own, "
+        "made by asyncio.get_running_loop().create_future()",
+        RuntimeError,
+        {"name": "simulate", "uid": "task.000003"},
+    ),
+    Case(
         errors.UnsatisfiableRequestError("load", "threads", ["10 cores where there are 2", "1 GPUs where there are 0"]),
         "'load' can never run on backend 'threads': it asks for 10 cores where there are 2; 1 GPUs where there are 0; "
         "ask for less or choose a larger backend",

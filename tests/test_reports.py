@@ -13,6 +13,7 @@ import pytest
 from asyncflow import State, TaskFuture, WorkflowEngine
 from asyncflow.backends import Backend, ProcessBackend, ThreadBackend
 from asyncflow.backends.contract import Outcome, WorkItem
+from asyncflow.errors import FutureNotSettableError
 from asyncflow.testing.fakes import FakeBackend
 from tests.support.batching import forced_batching
 from tests.support.faked import NEVER, turns
@@ -31,6 +32,10 @@ async def flow(request: pytest.FixtureRequest) -> AsyncIterator[WorkflowEngine]:
 
 def add(*numbers: int) -> int:
     return sum(numbers) + 1
+
+
+def no_numbers() -> list[int]:
+    return []
 
 
 def chain(flow: WorkflowEngine, length: int) -> list[TaskFuture[int]]:
@@ -117,6 +122,15 @@ async def test_a_shutdown_delivers_what_ended(flow: WorkflowEngine) -> None:
     assert future.result() == 1
 
 
+async def test_only_its_task_sets_a_future(flow: WorkflowEngine) -> None:
+    [future] = chain(flow, 1)
+    with pytest.raises(FutureNotSettableError, match="of 'add'"):
+        future.set_result(7)
+    with pytest.raises(FutureNotSettableError):
+        future.set_exception(ValueError())
+    assert await future == 1
+
+
 async def test_awaited_futures_are_delivered_in_the_order_of_their_ends() -> None:
     async with WorkflowEngine.create(ThreadBackend(1)) as flow:
         futures = chain(flow, 100)
@@ -140,7 +154,7 @@ async def test_a_block_made_ready_by_a_worker_runs_on_the_loop() -> None:
 
 async def test_arguments_that_cannot_be_made_on_a_worker_fail_on_the_loop() -> None:
     async with WorkflowEngine.create(ThreadBackend(1)) as flow:
-        unhashable: TaskFuture[list[int]] = flow.function_task(list)()
+        unhashable = flow.function_task(no_numbers)()
         with pytest.raises(TypeError):
             await flow.function_task(len)({unhashable})
 

@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from asyncflow.backends import payload
@@ -23,7 +24,7 @@ from asyncflow.backends.contract import Loss, WorkDied, WorkItem
 from asyncflow.backends.executable import Process
 from asyncflow.backends.launch import command_line, environment
 from asyncflow.backends.orphans import Family
-from asyncflow.errors import signal_name
+from asyncflow.errors import ExecutableError, signal_name
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -34,7 +35,10 @@ _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCI
 
 
 def run_function(item: WorkItem, family: Family) -> Any:
-    """Run a function in processes started for it. Raises what the first failing rank raised."""
+    """Run a function in processes started for it.
+
+    Raises what the first failing rank raised, ExecutableError where not one rank began, and WorkDied where one died.
+    """
     definition = item.definition
     description = definition.description
     folder = Path(tempfile.mkdtemp(prefix="asyncflow-"))  # readable by its owner only
@@ -52,10 +56,21 @@ def run_function(item: WorkItem, family: Family) -> Any:
             command_line(definition.name, argv, description), environment(item, family), None, None
         )
         sys.stdout.write(output)
+        if process.returncode and not any(folder.glob("begun-*")):
+            # What was to run first failed, or the launcher: no loss of a worker, for it would fail again.
+            said = errors.decode(errors="replace")
+            raise ExecutableError(definition.name, _shown(item), process.returncode, gethostname(), output, said)
         results = [_result(folder, definition.name, rank, process.returncode, errors) for rank in range(call[1])]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return results if len(results) > 1 else results[0]
+
+
+def _shown(item: WorkItem) -> str:
+    """What was run for `item`, for people."""
+    description = item.definition.description
+    before = () if description is None else description.pre_exec
+    return "; ".join([*before, f"python (calling {item.definition.name!r})"])
 
 
 def _result(folder: Path, name: str, rank: int, returncode: int, errors: bytes) -> Any:
@@ -80,6 +95,7 @@ def serve(folder: str) -> None:
     # One rank may still run in a launch of the user's own, which numbers it otherwise.
     told = next((os.environ[variable] for variable in _RANK_VARIABLES if variable in os.environ), "0")
     rank = told if ranks > 1 else "0"
+    (place / f"begun-{rank}").touch()
     try:
         args, kwargs = payload.load_arguments(name, arguments)
         value = _call(payload.load_function(name, function), args, kwargs)

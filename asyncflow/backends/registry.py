@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from asyncflow.backends.contract import CONTRACT_VERSION, Backend
 from asyncflow.backends.executor import ExecutorBackend
@@ -17,6 +18,9 @@ from asyncflow.errors import (
     NotABackendError,
     UnknownBackendError,
 )
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 #: Entry-point group in which a third party's package names its backend's class.
 GROUP = "asyncflow.backends"
@@ -29,13 +33,29 @@ _OWN = {
 }
 
 
+@dataclass
+class _Default:
+    """What nothing stands for, in this process alone: not in the programs that it starts."""
+
+    name: str = "threads"
+
+
+_default = _Default()
+
+
+def use_by_default(name: str) -> None:
+    """Let `backend=None` stand for the backend called `name` from now on. Raises UnknownBackendError."""
+    find_backend(name)
+    _default.name = name
+
+
 async def resolve_backends(given: Any) -> list[Backend]:
-    """The backends that `backend=` stands for, not started; nothing is threads.
+    """The backends that `backend=` stands for, not started; nothing is threads, or what `use_by_default` named.
 
     Raises UnknownBackendError, NotABackendError, DuplicateBackendError.
     """
     if given is None:
-        given = "threads"
+        given = _default.name
     several = list(given) if isinstance(given, (list, tuple)) else [given]
     if not several:
         raise NotABackendError(given)
@@ -49,7 +69,7 @@ async def resolve_backends(given: Any) -> list[Backend]:
 
 async def _resolve(given: Any) -> Backend:
     if isinstance(given, str):
-        return _by_name(given)
+        return find_backend(given)()
     if _is_backend(given):
         return given  # type: ignore[no-any-return]  # the protocol was just checked
     if isinstance(given, Executor):
@@ -69,18 +89,28 @@ def _is_backend(given: Any) -> bool:
     return all(callable(getattr(given, method, None)) for method in ("start", "submit", "cancel", "stop"))
 
 
-def _by_name(name: str) -> Backend:
+def find_backend(name: str) -> Callable[..., Backend]:
+    """The class of the backend called `name`. Raises UnknownBackendError, and what importing it raises."""
     reference = _OWN.get(name)
     if reference is not None:
         module, _, attribute = reference.partition(":")
-        return getattr(importlib.import_module(module), attribute)()  # type: ignore[no-any-return]  # by name
+        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]  # by name
+    registered = _registered()
+    if name not in registered:
+        raise UnknownBackendError(name, sorted({*_OWN, *registered}))
+    return registered[name].load()  # type: ignore[no-any-return]  # a third party's class
+
+
+def known_backends() -> list[str]:
+    """The names that `backend=` may have here: ours first, then those that other packages registered."""
+    return [*_OWN, *sorted(_registered().keys() - _OWN.keys())]
+
+
+def _registered() -> dict[str, EntryPoint]:
     # Imported here: reading the metadata of everything installed takes longer than importing asyncflow.
     from importlib.metadata import entry_points
 
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if name not in found:
-        raise UnknownBackendError(name, sorted({*_OWN, *found}))
-    return found[name].load()()  # type: ignore[no-any-return]  # a third party's class
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 #: Backends that serve an open engine.

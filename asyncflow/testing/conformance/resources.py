@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asyncflow.engine import WorkflowEngine
-from asyncflow.errors import CommandError, UnsatisfiableRequestError
+from asyncflow.errors import CommandError, ExecutableError, UnsatisfiableRequestError
 from asyncflow.future import TaskFuture
 from asyncflow.testing import bodies
 from asyncflow.testing.conformance.base import Suite
@@ -127,6 +128,14 @@ class Resources(Suite):
         assert await self.ended(future) == {"GREETING": "hi there", "FIRST": "it ran first"}
         plain = flow.function_task(bodies.variables)("GREETING", "FIRST")
         assert await self.ended(plain) == {"GREETING": None, "FIRST": None}, "it reached another task"
+
+    async def test_what_fails_before_a_function_fails_the_function(self, flow: WorkflowEngine, tmp_path: Path) -> None:
+        """As its own failure: a lost worker's would run it again."""
+        described = {"pre_exec": [f"echo once >> {tmp_path / 'trace'}", "echo no such module >&2; exit 3"]}
+        error = await self.failure(flow.function_task(task_description=described)(bodies.add)(1, 2), ExecutableError)
+        assert error.returncode == 3
+        assert "no such module" in str(error)
+        assert (tmp_path / "trace").read_text() == "once\n"
 
     async def test_a_command_gets_its_environment(self, flow: WorkflowEngine) -> None:
         described = {
