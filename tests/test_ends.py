@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import math
@@ -26,6 +27,7 @@ from asyncflow import (
     WorkflowEngine,
 )
 from asyncflow.backends import ProcessBackend, ThreadBackend, WorkItem
+from asyncflow.backends.coroutines import CoroutineLoop
 from asyncflow.errors import InvalidOptionError
 from asyncflow.testing.fakes import FakeBackend
 from tests.support.faked import fail, faked, finish, identity, item_of, soon, turns
@@ -835,3 +837,32 @@ async def test_a_retry_delay_that_gives_no_seconds_keeps_the_tasks_own_failure_i
         with pytest.raises((ZeroDivisionError, InvalidOptionError)) as found:
             await soon(failing())
         assert isinstance(found.value.__cause__, KeyError)
+
+
+async def test_coroutines_do_with_the_loops_that_the_system_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[CoroutineLoop] = []
+
+    class Scarce(CoroutineLoop):
+        def __init__(self, *args: Any) -> None:
+            if not allowed:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr("asyncflow.backends.threads.CoroutineLoop", Scarce)
+    allowed = False
+    async with WorkflowEngine.create(ThreadBackend(2)) as flow:
+
+        @flow.function_task
+        async def echo(number: int) -> int:
+            await asyncio.sleep(0)
+            return number
+
+        with pytest.raises(OSError, match="Too many open files"):
+            await soon(echo(1))
+        allowed = True
+        assert await soon(echo(2)) == 2
+        allowed = False
+        assert await soon(asyncio.gather(*[echo(number) for number in range(10)])) == list(range(10))
+        assert len(made) == 1
+        assert await soon(flow.function_task(identity)(3)) == 3

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from asyncflow import options
 from asyncflow.backends.aside import aside
 from asyncflow.backends.body import cancelled_outcome, enter_worker
-from asyncflow.backends.contract import CONCURRENCY, Capabilities, Kind, Place, Reporter, WorkItem
+from asyncflow.backends.contract import CONCURRENCY, Capabilities, Kind, Outcome, Place, Reporter, WorkItem
 from asyncflow.backends.coroutines import CoroutineLoop, CoroutineQueue
 from asyncflow.backends.machine import resources_of
 from asyncflow.backends.orphans import Family
@@ -142,11 +142,20 @@ class ThreadBackend:
 
     def _submit_coroutine(self, item: WorkItem) -> None:
         if not self._coroutines.parked and len(self._loops) < self._size:
-            place = Place(f"{self.name}-loop-{len(self._loops)}")
-            loop = CoroutineLoop(self._coroutines, self._reporter, place, self._concurrency)
-            self._loops.append(loop)
-            loop.thread.start()
+            try:
+                self._add_loop()
+            except OSError as error:  # out of file descriptors: the loops that there are must do
+                if not self._loops:
+                    now = time.time()
+                    self._reporter.finished(item, Outcome(None, error, now, now, Place(self.name)))
+                    return
         self._coroutines.put(item)
+
+    def _add_loop(self) -> None:
+        place = Place(f"{self.name}-loop-{len(self._loops)}")
+        loop = CoroutineLoop(self._coroutines, self._reporter, place, self._concurrency)
+        self._loops.append(loop)
+        loop.thread.start()
 
     def _admit(self) -> None:
         with self._ledger_lock:
