@@ -11,7 +11,7 @@ INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check install --quiet --e
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint soak bench clean mpi
+.PHONY: help demo test lint soak bench docs clean mpi
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ soak: $(VENV)/.test ## the long runs
 bench: $(VENV)/.test ## measure against raw pools, minutes long, and plot (BENCH_ARGS="--quick --only threads")
 	$(VENV_PYTHON) -m tests.bench $(BENCH_ARGS)
 
+docs: $(VENV)/.docs ## build the documentation in build/docs
+	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict
+	@echo 'open build/docs/index.html'
+
 clean: ## remove all that the other targets made
 	rm -rf $(VENV) build dist demo-output bench-output .asyncflow .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -50,6 +54,11 @@ $(VENV)/.created:
 $(VENV)/.demo: pyproject.toml $(VENV)/.created
 	@echo 'installing asyncflow and what the demo needs in $(VENV)'
 	@$(INSTALL) '.[demo]'
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml $(VENV)/.created
+	@echo 'installing what the documentation needs in $(VENV)'
+	@$(INSTALL) '.[docs]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.created | mpi

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from asyncflow.component import Component
+from asyncflow.display.drawing import draw
 from asyncflow.graph import State
 from asyncflow.scheduler import Scheduler
 
@@ -89,3 +90,7 @@ class Components(Mapping[str, ComponentInfo]):
 
     def __len__(self) -> int:
         return len(self._scheduler.history) + len(self._scheduler.unfinished)
+
+    def _repr_html_(self) -> str:
+        """A picture of the graph."""
+        return draw(self._scheduler)

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iter
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from asyncflow import options
 from asyncflow.arguments import find_futures
@@ -23,6 +23,9 @@ from asyncflow.backends.registry import check_contract, give_back, names_of, res
 from asyncflow.blocks import BlockRunner
 from asyncflow.component import Binding
 from asyncflow.components import Components
+from asyncflow.display.cards import engine_card
+from asyncflow.display.counts import Counts, count
+from asyncflow.display.progress import Progress
 from asyncflow.errors import (
     AsyncflowError,
     BackendStartError,
@@ -72,6 +75,8 @@ class WorkflowEngine(Decorators):
         self._blocks = BackendState(BlockRunner())
         self._backends: dict[str, BackendState] = {}
         self._block_warning = block_warning
+        #: What displays of progress ended with: the next one leaves out what had ended by then.
+        self._shown: dict[str, Counts] = {}
         self._stop_guard: Callable[[], None] = lambda: None
         self._shutdown: asyncio.Task[None] | None = None
         self._ended = False
@@ -90,11 +95,10 @@ class WorkflowEngine(Decorators):
 
         `backend` is a backend, an awaitable of one, any `concurrent.futures.Executor`, a name ("threads",
         "processes", "noop", or one that a package registered), or a list of these with distinct names, of which the
-        first is the default; nothing means threads. `work_dir` is where files go, made when the first is written.
-        With
-        `dry_run` no task runs: each gives None, on backends of the same names. `history` finished components stay in
-        `flow.components`.
-        A coroutine that holds the loop for more than `block_warning` seconds is named in the log; None for never.
+        first is the default; nothing means threads, or what `asyncflow run --backend` named. `work_dir` is where files
+        go, made when the first is written. With `dry_run` no task runs: each gives None, on backends of the same names.
+        `history` finished components stay in `flow.components`. A coroutine that holds the loop for more than
+        `block_warning` seconds is named in the log; None for never.
         """
         options.whole("history", history, 0)
         if block_warning is not None:
@@ -221,6 +225,15 @@ class WorkflowEngine(Decorators):
         self._check_loop("flow.cancel")
         return self._scheduler.cancel_all(workflow_id, f"workflow {workflow_id!r} was cancelled")
 
+    def progress(self, file: TextIO | None = None) -> Progress:
+        """`with` or `async with`: shows, by task name, how many calls wait, run and have ended, until it is left.
+
+        A live table in a notebook, bars in a terminal (with `rich` installed, else one line), and elsewhere a line
+        every few seconds, to stdout or `file`. It shows all calls but those that an earlier display showed as ended.
+        """
+        self._check_loop("flow.progress")
+        return Progress(self._scheduler, self._shown, file)
+
     # --- the end -----------------------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
@@ -286,6 +299,9 @@ class WorkflowEngine(Decorators):
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._scheduler.unfinished)} unfinished"
         return f"<WorkflowEngine {self.uid} on {', '.join(self._backends)}: {state}>"
+
+    def _repr_html_(self) -> str:
+        return engine_card(self.uid, self.closed, self._backends.values(), count(self._scheduler))
 
 
 class EngineCreation:

@@ -7,6 +7,7 @@ import contextvars
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from asyncflow.display.cards import future_card
 from asyncflow.errors import FutureNotSettableError
 from asyncflow.graph import State
 
@@ -74,7 +75,9 @@ class TaskFuture(asyncio.Future[R]):
     @property
     def state(self) -> State:
         """PENDING, RUNNING, DONE, FAILED or CANCELLED."""
-        return self._component.state
+        state = self._component.state
+        # Its value is there, but not here: `result()` has to wait for the loop.
+        return State.RUNNING if state is State.DONE and not self.done() else state
 
     def add_done_callback(
         self, fn: Callable[[TaskFuture[R]], object], /, *, context: contextvars.Context | None = None
@@ -107,7 +110,11 @@ class TaskFuture(asyncio.Future[R]):
         """
         if self.done():
             return False
-        return self._component.binding.scheduler.cancel(self._component, msg)
+        scheduler = self._component.binding.scheduler
+        if scheduler.on_loop_thread():
+            return scheduler.cancel(self._component, msg)
+        scheduler.cancel_soon(self._component, msg)
+        return True
 
     def __del__(self) -> None:
         # asyncio's own message would come for every future of a failed graph; the notice logs one for its root.
@@ -122,3 +129,7 @@ class TaskFuture(asyncio.Future[R]):
             return f"<TaskFuture {self.name} {self.uid} {self.state} (await it: a future, not a coroutine)>"
         except AttributeError:  # not yet bound to its component
             return "<TaskFuture>"
+
+    def _repr_html_(self) -> str:
+        # Not exception(): that would count as the user's having looked at it.
+        return future_card(self._component, self._exception)

@@ -53,11 +53,11 @@ class Lane:
 
     __slots__ = (
         "_cost",
-        "_fixed",
         "_queues",
         "_ranks",
         "_workers",
         "dirty",
+        "fixed",
         "limit",
         "out",
         "reports_start",
@@ -77,11 +77,11 @@ class Lane:
         self._workers = capabilities.workers
         #: Coroutines cost no worker while they wait, and must all be out to overlap. Where a backend does not report
         #: starts, what is handed over must start at once.
-        self._fixed = coroutines or not capabilities.reports_start
+        self.fixed = coroutines or not capabilities.reports_start
         #: Mean seconds a task.
         self._cost = _UNKNOWN
         self.limit = capabilities.concurrency if coroutines else self._workers
-        if not self._fixed:
+        if not self.fixed:
             self._set_limit()
         #: Items handed over and not yet reported as ended.
         self.out: set[WorkItem] = set()
@@ -123,7 +123,7 @@ class Lane:
         if item not in self.out:
             return False
         self.out.remove(item)
-        if seconds is not None and not self._fixed:
+        if seconds is not None and not self.fixed:
             seconds = max(seconds, 0.0)  # a clock may be set back
             self._cost += (seconds - self._cost) * _WEIGHT if seconds < self._cost else seconds - self._cost
             self._set_limit()

@@ -40,7 +40,7 @@ class Handlers(Protocol):
     def on_finished(self, item: WorkItem, outcome: Outcome) -> None: ...
     def on_lost(self, item: WorkItem, loss: Loss) -> None: ...
     def on_broken(self, state: Any, reason: str) -> None: ...
-    def on_defect(self, subject: Any, error: Exception) -> None:
+    def on_defect(self, subject: Any, error: BaseException) -> None:
         """A report about `subject` could not be handled."""
 
     def feed(self) -> bool:
@@ -64,6 +64,8 @@ class Mailbox:
         self.lock = threading.RLock()
         #: How many operations of the scheduler its holder is in, one within the other.
         self.held = 0
+        #: What of the user's was let go of under the lock: dropped after it, for whatever its `__del__` does.
+        self.garbage: list[Any] = []
         self._successes: deque[tuple[WorkItem, Outcome]] = deque()
         self._reports: deque[tuple[Callable[[Any, Any], None], Any, Any]] = deque()
         #: Whether the loop will look here soon.
@@ -88,6 +90,8 @@ class Mailbox:
         """For whoever held the lock, afterwards: work off the successes that came meanwhile."""
         if self._successes:
             self._work_off()
+        if self.garbage:
+            self.garbage.clear()
 
     def wake(self) -> None:
         """Have the loop look at everything soon."""
@@ -108,12 +112,13 @@ class Mailbox:
                     self._handle_successes()
                     if self._handlers.feed() or (not self._lingers and self._handlers.undelivered()):
                         self.wake()
-                except Exception as error:  # a defect of ours must not end the worker that met it
+                except BaseException as error:  # a defect of ours must not end the worker that met it
                     self.post(self._handlers.on_defect, None, error)
                 finally:
                     self.held = 0
             finally:
                 self.lock.release()
+            self.garbage.clear()
 
     def _handle_successes(self) -> None:
         handle, successes = self._handlers.on_success, self._successes
@@ -141,6 +146,7 @@ class Mailbox:
                 finally:
                     self.held -= 1
         finally:
+            self.garbage.clear()
             if self._reports or self._successes:
                 self.wake()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
@@ -54,14 +55,15 @@ def _exclusive(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S
 
     def locked(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         mailbox = self._mailbox
-        with mailbox.lock:
-            mailbox.held += 1
-            try:
-                result = method(self, *args, **kwargs)
-            finally:
-                mailbox.held -= 1
-        mailbox.catch_up()
-        return result
+        try:
+            with mailbox.lock:
+                mailbox.held += 1
+                try:
+                    return method(self, *args, **kwargs)
+                finally:
+                    mailbox.held -= 1
+        finally:
+            mailbox.catch_up()
 
     return cast("Callable[Concatenate[S, P], T]", functools.update_wrapper(locked, method))
 
@@ -77,6 +79,7 @@ class Scheduler:
         self.unfinished: dict[int, Component] = {}
         self.history: deque[Component] = deque(maxlen=history)
         self.tallies: dict[str, Tally] = {}
+        self._thread = threading.get_ident()
         self._mailbox = Mailbox(loop, self)
         #: Values of components that are DONE and whose futures somebody awaits: the loop sets them, in this order.
         self._undelivered: OrderedDict[TaskFuture[Any], Any] = OrderedDict()
@@ -120,22 +123,24 @@ class Scheduler:
         future._awaited = False
         component.future = future
         mailbox = self._mailbox
-        with mailbox.lock:
-            mailbox.held += 1  # not the decorator: this is called for every task
-            try:
-                others = self._connect(component, futures) if futures else ()
-                self.unfinished[component.seq] = component
-                binding.tally.calls += 1
-                for dependency in others:
-                    self._depend(component, dependency)
-                if not component.waits and component.phase is Phase.WAITING:
-                    self._make_ready(component)
-            finally:
-                mailbox.held -= 1
+        try:
+            with mailbox.lock:
+                mailbox.held += 1  # not the decorator: this is called for every task
+                try:
+                    others = self._connect(component, futures) if futures else ()
+                    self.unfinished[component.seq] = component
+                    binding.tally.calls += 1
+                    for dependency in others:
+                        self._depend(component, dependency)
+                    if not component.waits and component.phase is Phase.WAITING:
+                        self._make_ready(component)
+                finally:
+                    mailbox.held -= 1
+        finally:
+            mailbox.catch_up()
         if self._dirty and not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self.flush)
-        mailbox.catch_up()
         return future
 
     def _connect(self, component: Component, futures: list[asyncio.Future[Any]]) -> list[asyncio.Future[Any]]:
@@ -199,6 +204,14 @@ class Scheduler:
             lane.dirty = True
             self._dirty.append(lane)
 
+    def _make_ready_again(self, component: Component) -> None:
+        """Put a READY component back to the front of its lane."""
+        lane = component.binding.lane
+        lane.push(component, first=True)
+        if not lane.dirty:
+            lane.dirty = True
+            self._dirty.append(lane)
+
     @_exclusive
     def flush(self) -> int:
         """Hand ready components to their backends, as far as these take them; set what is awaited: how many futures."""
@@ -219,8 +232,8 @@ class Scheduler:
                 left = [lane] if left is None else [*left, lane]
                 continue
             lane.dirty = False
-            # What half of the limit holds lasts until the next success; a batch costs little more than an item.
-            if 2 * len(lane.out) <= lane.limit:
+            # Half of what may be ahead lasts until the next success; a batch costs little more than an item.
+            if lane.fixed or 2 * len(lane.out) <= lane.limit:
                 self._feed_lane(lane)
         if left is not None:
             dirty.extend(left)
@@ -233,13 +246,15 @@ class Scheduler:
 
     def _feed_lane(self, lane: Lane) -> None:
         batch: list[WorkItem] = []
-        while len(lane.out) < lane.limit and (component := lane.pop()) is not None:
-            if lane.state.broken is not None:
-                self._end_broken(component, lane.state)
-            elif (item := self._hand_over(component, lane)) is not None:
-                batch.append(item)
-        if batch:
-            self._submit(lane, batch)
+        try:
+            while len(lane.out) < lane.limit and (component := lane.pop()) is not None:
+                if lane.state.broken is not None:
+                    self._end_broken(component, lane.state)
+                elif (item := self._hand_over(component, lane)) is not None:
+                    batch.append(item)
+        finally:
+            if batch:
+                self._submit(lane, batch)
 
     def _deliver(self) -> int:
         """Set the futures of what is DONE, and wake who waits for everything to end; how many futures."""
@@ -261,8 +276,12 @@ class Scheduler:
         if component.nested is not None:
             try:
                 args, kwargs = resolve(args, kwargs, component.nested, _value_of)
-            except Exception as error:
-                self._mailbox.post(self._end_failed, component, error)
+            except KeyboardInterrupt:  # no matter of the task's
+                self._make_ready_again(component)
+                raise
+            except BaseException as error:
+                failure = error if isinstance(error, Exception) else TaskExitError(component.name, error)
+                self._mailbox.post(self._end_failed, component, failure)
                 return None
         component.attempt += 1
         context = component.context
@@ -350,6 +369,7 @@ class Scheduler:
             lane.dirty = True
             self._dirty.append(lane)
         # The backend may hold the item a little longer; what it was given must not live as long.
+        self._mailbox.garbage.append((item.args, item.kwargs, item.context))
         item.args, item.kwargs, item.context = (), _NOTHING, None
         if lane.then and item in lane.then:
             lane.then.pop(item)()
@@ -362,7 +382,7 @@ class Scheduler:
             component.timer = None
         return True
 
-    def on_defect(self, subject: Any, error: Exception) -> None:
+    def on_defect(self, subject: Any, error: BaseException) -> None:
         """A report could not be handled: whatever went wrong, its future ends."""
         self._tell(f"a report of {subject!r} could not be handled", error)
         component: Component | None = getattr(subject, "component", None)
@@ -372,7 +392,7 @@ class Scheduler:
             component.item = None
             self._end_failed(component, defect)
 
-    def _tell(self, what: str, error: Exception) -> None:
+    def _tell(self, what: str, error: BaseException) -> None:
         self._loop.call_exception_handler({"message": f"asyncflow: {what}", "exception": error})
 
     def on_broken(self, state: BackendState, reason: str) -> None:
@@ -456,10 +476,21 @@ class Scheduler:
 
     # --- cancellation ------------------------------------------------------------------------------------------------
 
+    def on_loop_thread(self) -> bool:
+        return threading.get_ident() == self._thread
+
+    def cancel_soon(self, component: Component, message: Any | None) -> None:
+        """As `cancel`, from a thread other than the loop's: a worker may drop what cancels in its `__del__`."""
+        self._mailbox.post(self._cancel_posted, component, message)
+
+    def _cancel_posted(self, component: Component, message: Any | None) -> None:
+        self.cancel(component, message)
+
     @_exclusive
-    def cancel(self, component: Component, message: Any | None = None) -> bool:
+    def cancel(self, component: Component, message: Any | None = None, /) -> bool:
         """Cancel a component; False where it has ended. A running block is asked to end and ends in its own time."""
         if component.phase.ended:
+            self._deliver()  # so that it is seen to have ended
             return False
         if component.item is not None:
             if component.binding.definition.kind is Kind.BLOCK:
@@ -496,6 +527,7 @@ class Scheduler:
         self._forget(component)
 
     def _end_failed(self, component: Component, error: BaseException, notice: FailureNotice | None = None) -> None:
+        self._deliver()  # in the order of the ends
         notice = notice or FailureNotice(component, error, self._loop)
         ending: list[tuple[Component, BaseException]] = [(component, error)]
         while ending:  # not recursive: a chain may be a million tasks long
@@ -513,6 +545,7 @@ class Scheduler:
             self._forget(component)
 
     def _end_cancelled(self, component: Component, message: Any | None) -> None:
+        self._deliver()  # in the order of the ends
         ending = [component]
         while ending:
             component = ending.pop()
@@ -529,6 +562,7 @@ class Scheduler:
     def _forget(self, component: Component) -> None:
         """Let go of all that an ended component held."""
         del self.unfinished[component.seq]
+        self._mailbox.garbage.append((component.args, component.kwargs, component.context, component.future))
         component.args, component.kwargs, component.context, component.future = (), None, None, None
         if component.timer is not None:
             component.timer.cancel()
@@ -541,10 +575,17 @@ class Scheduler:
 
     async def drain(self) -> None:
         """Wait until no component is unfinished."""
-        while self.unfinished or self._undelivered:
-            waiter: asyncio.Future[None] = self._loop.create_future()
-            self._idle_waiters.append(waiter)
+        while (waiter := self._idle_waiter()) is not None:
             await waiter
+
+    @_exclusive
+    def _idle_waiter(self) -> asyncio.Future[None] | None:
+        """What is done when no component is unfinished; None where that is so already."""
+        if not self.unfinished and not self._undelivered:
+            return None
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._idle_waiters.append(waiter)
+        return waiter
 
     @_exclusive
     def abandon_all(self, message: str) -> None:
@@ -595,7 +636,7 @@ class Scheduler:
 
     def value_of(self, future: TaskFuture[Any]) -> Any:
         """The result of a component that is DONE; its future may not have it yet."""
-        return future.result() if future.done() else self._undelivered[future]
+        return self._undelivered[future] if future in self._undelivered else future.result()
 
     def out(self) -> int:
         """How many items are with backends."""

@@ -429,7 +429,10 @@ async def test_flow_cancel_needs_a_workflow() -> None:
         assert not future.done()
 
 
-async def test_a_function_on_a_thread_cannot_be_stopped_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_function_on_a_thread_cannot_be_stopped_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warn: Callable[..., None] = logging.getLogger("asyncflow").warning
     async with WorkflowEngine.create(ThreadBackend(1)) as flow:
         running, release = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -441,9 +444,16 @@ async def test_a_function_on_a_thread_cannot_be_stopped_and_the_log_says_so(capl
 
         future, following = stuck(), flow.function_task(identity)(1)
         await soon(running.wait())
-        with caplog.at_level(logging.WARNING, "asyncflow"):
-            future.cancel()
+        said = asyncio.Event()
+
+        def heard(*what: object) -> None:
+            warn(*what)
+            said.set()
+
+        monkeypatch.setattr("asyncflow.backends.threads._log.warning", heard)
+        future.cancel()
         assert future.cancelled()
+        await soon(said.wait())
         [record] = caplog.records
         assert f"'stuck' ({future.uid}) was cancelled, but a plain function on a thread cannot be" in record.message
         await turns(3)

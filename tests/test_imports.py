@@ -18,6 +18,8 @@ PACKAGE = Path(asyncflow.__file__).parent
 
 #: The layers of docs/design.md, from the top: a module imports from layers below its own, or from its own.
 LAYERS = [
+    {"__main__"},
+    {"cli"},
     {"testing"},
     {""},  # asyncflow itself: names only
     {"engine"},
@@ -26,12 +28,13 @@ LAYERS = [
     {"lane"},
     {"blocks", "reports"},
     {"component", "future"},
+    {"display"},
     {"graph"},
     {"arguments"},
     {"scope", "guard"},
     {"backends"},
     {"description"},
-    {"options"},
+    {"options", "wfformat"},
     {"errors"},
 ]
 
@@ -50,8 +53,11 @@ BACKENDS = [
 
 #: What the pure rooms may import besides the library: no asyncio, no I/O, no threads.
 PURE = {
+    "asyncflow.wfformat": {"__future__", "collections", "dataclasses", "json", "math", "re", "typing"},
     "asyncflow.graph": {"__future__", "collections", "enum", "typing"},
     "asyncflow.backends.resources": {"__future__", "collections", "typing"},
+    "asyncflow.display.layout": {"__future__", "collections"},
+    "asyncflow.display.markup": {"__future__", "collections", "html"},
     "asyncflow.description": {"__future__", "collections", "dataclasses", "types", "typing"},
 }
 
@@ -177,3 +183,12 @@ def test_importing_the_library_imports_the_standard_library_and_cloudpickle_only
 def test_importing_the_library_does_not_import_its_testing_room() -> None:
     program = "import sys, asyncflow; print('asyncflow.testing' in sys.modules, 'pytest' in sys.modules)"
     assert run_script(program).stdout.split() == ["False", "False"]
+
+
+def test_nothing_imports_the_command_line() -> None:
+    wrong = [
+        f"{module} imports {imported}"
+        for module, imported in edges(deferred=True)
+        if imported.startswith("asyncflow.cli") and not module.startswith(("asyncflow.cli", "asyncflow.__main__"))
+    ]
+    assert wrong == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -24,6 +25,8 @@ _log = logging.getLogger("asyncflow")
 
 #: Seconds between TERM and KILL for a cancelled executable.
 GRACE = 5.0
+#: Seconds that a cancelled function may still run before the log says that it cannot be stopped.
+_MOMENT = 0.1
 
 
 class _Holder:
@@ -109,6 +112,8 @@ class ThreadBackend:
         self._calls: queue.SimpleQueue[WorkItem | _Holder | _KeepIdle | None] = queue.SimpleQueue()
         self._coroutines = CoroutineQueue()
         self._loops: list[CoroutineLoop] = []
+        #: Looks at functions that were cancelled while they ran.
+        self._doubts: dict[WorkItem, asyncio.TimerHandle] = {}
         self._threads: list[threading.Thread] = []
         self._workers: dict[str, _Worker] = {}
         self._holders: set[_Holder] = set()
@@ -184,7 +189,17 @@ class ThreadBackend:
             item.handle.cancel(item)
         elif item.handle is not None:
             item.handle.cancel()
-        elif item.definition.kind is Kind.FUNCTION and any(item is worker.item for worker in self._workers.values()):
+        elif item.definition.kind is Kind.FUNCTION and self._runs(item):
+            loop = asyncio.get_running_loop()
+            self._doubts[item] = loop.call_later(_MOMENT, self._warn_of, item)
+
+    def _runs(self, item: WorkItem) -> bool:
+        return any(item is worker.item for worker in self._workers.values())
+
+    def _warn_of(self, item: WorkItem) -> None:
+        """Say what became of a function that was cancelled, if it still runs."""
+        del self._doubts[item]
+        if self._runs(item):
             _log.warning(
                 "%r (%s) was cancelled, but a plain function on a thread cannot be stopped: its worker stays taken "
                 "until it returns; backend 'processes' can stop one",
@@ -232,6 +247,8 @@ class ThreadBackend:
         family = self._runtime.family
         family.grace = min(family.grace, grace)
         self._drop_queued()
+        for doubt in self._doubts.values():
+            doubt.cancel()  # who is still stuck then is named below
         for worker in self._workers.values():
             item = worker.item
             if item is not None:

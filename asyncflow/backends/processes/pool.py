@@ -192,6 +192,9 @@ class Pool:
             messages = worker.channel.receive()
         except (EOFError, OSError):
             return False
+        except Exception:
+            _log.exception("worker %r said what cannot be read", worker.name)
+            return False
         for message in messages:
             try:
                 self._heed(worker, message)
@@ -221,11 +224,11 @@ class Pool:
     def _flush(self) -> None:
         for worker in list(self._posted):
             try:
-                worker.control.flush()
+                told = worker.control.flush()
                 done = worker.channel.flush()
             except OSError:  # it has died; its end will be noticed by itself
-                done = True
-            if done:
+                told = done = True
+            if done and told:
                 self._posted.discard(worker)
             if worker.stuffed == done:
                 worker.stuffed = not done
@@ -475,6 +478,8 @@ class Pool:
                 item = worker.coroutines.pop(key)
                 self._coroutines.appendleft(item)
             del self._where[item]
+        if worker.hoards:  # the rest was still on its way when it was asked
+            self._watch(worker.heard)
 
     def _on_finished(self, worker: WorkerProcess, data: tuple[Any, ...], segments: Any) -> None:
         key, failed, started, ended, value = data
@@ -492,6 +497,8 @@ class Pool:
                 self._ledger.release(item)
         del self._where[item]
         worker.recalled = False
+        if worker.hoards:
+            self._watch(time.monotonic())
         name = item.definition.name
         error: BaseException | None = None
         if segments:

@@ -1,0 +1,123 @@
+"""The commands and their options. What they do stands in a module for each, imported when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+from asyncflow.cli.failure import INTERRUPTED, CommandLineError
+
+
+def installed_version() -> str:
+    """The version of the installed package."""
+    try:
+        return version("asyncflow-hpc")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        click.echo(f"asyncflow {installed_version()}")
+        context.exit()
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Its version."
+)
+@click.pass_context
+def asyncflow(context: click.Context) -> None:
+    """Task graphs of ordinary functions and command lines, from a laptop to a supercomputer."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@asyncflow.command()
+@click.argument("script")
+@click.option("--backend", metavar="NAME", help="What runs the tasks where the script names no backend.")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def run(script: str, backend: str | None, args: tuple[str, ...]) -> int:
+    """Run a script as python would. Options of its own go after --.
+
+    \b
+    asyncflow run simulate.py --backend processes -- --steps 100
+    """
+    from asyncflow.cli.script import run_script
+
+    return run_script(script, args, backend)
+
+
+@asyncflow.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> int:
+    """Say what asyncflow finds on this machine and what it would use."""
+    from asyncflow.cli.doctor import examine
+
+    return examine(as_json)
+
+
+@asyncflow.command()
+@click.argument("instance")
+@click.option("--backend", metavar="NAME", default="threads", show_default=True, help="What runs the tasks.")
+@click.option("--speed", metavar="X", type=float, default=1.0, show_default=True, help="How much faster than recorded.")
+@click.option(
+    "--work",
+    type=click.Choice(["sleep", "burn"]),
+    default="sleep",
+    show_default=True,
+    help="Whether a task sleeps, or burns CPU, for its recorded time.",
+)
+@click.option("--workers", metavar="N", type=int, help="Workers of the backend; its own default else.")
+def replay(instance: str, backend: str, speed: float, work: str, workers: int | None) -> int:
+    """Run a recorded workflow (WfFormat 1.5 or 1.6) again and measure.
+
+    \b
+    asyncflow replay montage.json --backend processes --speed 1000
+    """
+    from asyncflow.cli.replay import replay_file
+
+    return replay_file(instance, backend, speed, work, workers)
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run the command line; its exit code. What was asked wrongly is said in one line."""
+    try:
+        code = asyncflow.main(list(arguments), prog_name="asyncflow", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except click.ClickException as error:
+        return _complain(_one_line(error), error.exit_code)
+    except CommandLineError as error:
+        return _complain(str(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        return _pipe_closed()
+
+
+def _one_line(error: click.ClickException) -> str:
+    message = error.format_message()
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, click.NoSuchOption) and context is not None and context.command is run:
+        return f"No such option '{error.option_name}'; what is meant for the script goes after --"
+    return message if context is None else f"{message} See '{context.command_path} --help'"
+
+
+def _complain(message: str, code: int) -> int:
+    click.echo(f"asyncflow: {message}", err=True)
+    return code
+
+
+def _pipe_closed() -> int:
+    """Whoever read the output has seen enough (`| head`): that is no error to report, but no success either."""
+    # Or the interpreter would try once more to flush what nobody reads, and complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1

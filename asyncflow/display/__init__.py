@@ -1,0 +1,1 @@
+"""How a run looks to people: progress in terminals, logs and notebooks, and pictures of the graph."""

@@ -1,0 +1,225 @@
+"""A picture of the graph as SVG: a box for each call, or for each task name where there are many calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from asyncflow.display.counts import Counts, count, segments
+from asyncflow.display.layout import columns_of, rows_of
+from asyncflow.display.markup import COLOURS, Markup, badge, tag
+from asyncflow.graph import State
+
+if TYPE_CHECKING:
+    from asyncflow.component import Component
+    from asyncflow.scheduler import Scheduler
+
+#: More calls than this are drawn as groups.
+_MOST = 200
+#: How many calls are looked at for the edges between groups, and how many groups are drawn.
+_LOOKED_AT = 50_000
+_GROUPS = 60
+#: Pixels: a character of a label, the space between columns, and the height of a picture whose rows must shrink.
+_CHARACTER = 7
+_GAP = 60
+_HEIGHT = 560
+#: The heights of a row of calls and of groups, and from which on there is room for a label.
+_CALL_ROW, _GROUP_ROW, _LABELLED = 30.0, 52.0, 18.0
+#: Space above for captions, or below for edges that lead back.
+_MARGIN = 34
+#: Characters of a label.
+_LABEL = 24
+#: The state that decides the frame of a group: what went wrong before what goes on.
+_FRAME = (State.FAILED, State.CANCELLED, State.RUNNING, State.PENDING, State.DONE)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A call, or all calls of a name."""
+
+    label: str
+    #: Shown while the mouse rests on it.
+    title: str
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn, before it has a size."""
+
+    boxes: Mapping[int, Box]
+    #: In which column from the left each box stands.
+    columns: Mapping[int, int]
+    #: From which box to which, and how many dependencies it stands for.
+    edges: Mapping[tuple[int, int], int]
+    #: Whether a box stands for all calls of a name.
+    grouped: bool = False
+
+
+def draw(scheduler: Scheduler) -> Markup:
+    """The calls that the engine still knows, with their dependencies."""
+    known = list(islice(reversed(scheduler.known()), _LOOKED_AT))
+    after = {component.seq: component.after for component in known}
+    if len(known) > _MOST:
+        names = {component.seq: component.name for component in known}
+        return _with_legend(_groups(count(scheduler)[-_GROUPS:], names, after))
+    boxes = {component.seq: _call(component) for component in known}
+    edges = Counter((source, node) for node, sources in after.items() for source in sources if source in after)
+    return _with_legend(Picture(boxes, columns_of(after), edges))
+
+
+def _call(component: Component) -> Box:
+    state = component.state
+    done, failed, cancelled, running = (
+        int(state is each) for each in (State.DONE, State.FAILED, State.CANCELLED, State.RUNNING)
+    )
+    counts = Counts(component.name, 1, done, failed, cancelled, running)
+    return Box(component.name, f"{component.name} {component.uid} {state}", counts)
+
+
+def _groups(counts: list[Counts], names: Mapping[int, str], after: Mapping[int, tuple[int, ...]]) -> Picture:
+    """Totals are those of the engine; the edges and columns are those of the calls in `after`."""
+    numbers = {each.name: number for number, each in enumerate(counts)}
+    edges = Counter(
+        (numbers[names[source]], numbers[names[node]])
+        for node, sources in after.items()
+        for source in sources
+        if source in names and names[source] in numbers and names[node] in numbers
+    )
+    boxes = {numbers[each.name]: Box(each.name, _sentence(each), each) for each in counts}
+    return Picture(boxes, _columns_of_groups(numbers, names, after, edges), edges, grouped=True)
+
+
+def _columns_of_groups(
+    numbers: Mapping[str, int],
+    names: Mapping[int, str],
+    after: Mapping[int, tuple[int, ...]],
+    edges: Iterable[tuple[int, int]],
+) -> dict[int, int]:
+    """Names may depend on each other in circles: what stands further to the left on average comes first."""
+    standing: dict[int, list[int]] = {number: [] for number in numbers.values()}
+    for node, column in columns_of(after).items():
+        if (number := numbers.get(names[node])) is not None:
+            standing[number].append(column)
+    order = sorted(standing, key=lambda number: sum(standing[number]) / max(1, len(standing[number])))
+    place = {number: rank for rank, number in enumerate(order)}
+    forward: dict[int, list[int]] = {rank: [] for rank in range(len(order))}
+    for source, target in edges:
+        if place[source] < place[target]:
+            forward[place[target]].append(place[source])
+    return {order[rank]: column for rank, column in columns_of(forward).items()}
+
+
+def _sentence(counts: Counts) -> str:
+    return f"{counts.name}: {', '.join(f'{number} {state}' for state, number in counts.by_state().items())}"
+
+
+def _with_legend(picture: Picture) -> Markup:
+    if not picture.boxes:
+        return tag("div", "no calls")
+    states: Counter[State] = Counter()
+    for box in picture.boxes.values():
+        states.update(box.counts.by_state())
+    legend = [badge(state, f"{states[state]} {str(state).lower()} ") for state in State if states[state]]
+    above = tag("div", *legend, "by task name" if picture.grouped else "")
+    return tag("div", above, tag("div", _svg(picture), style="max-height:620px;max-width:100%;overflow:auto"))
+
+
+class _Frame:
+    """Turns columns and rows into pixels."""
+
+    def __init__(self, picture: Picture) -> None:
+        self._columns = picture.columns
+        self._rows = rows_of(picture.columns, picture.edges)
+        longest = max(len(_cut(box.label)) for box in picture.boxes.values())
+        rows = max(self._rows.values()) + 1
+        # The height of a row: less where there are many calls, down to a strip for each.
+        self._row = _GROUP_ROW if picture.grouped else max(6.0, min(_CALL_ROW, _HEIGHT / rows))
+        self.labelled = self._row >= _LABELLED
+        self.wide = max(60, longest * _CHARACTER + 16)
+        self.tall = self._row * (0.75 if self.labelled else 0.85)
+        self._above = 2 if self.labelled else _MARGIN
+        back = any(self._columns[target] <= self._columns[source] for source, target in picture.edges)
+        self.width = (max(self._columns.values()) + 1) * (self.wide + _GAP) - _GAP + 4
+        self.height = self._above + rows * self._row + (_MARGIN if back else 2)
+
+    def left(self, node: int) -> int:
+        return self.left_of(self._columns[node])
+
+    def left_of(self, column: int) -> int:
+        return 2 + column * (self.wide + _GAP)
+
+    def top(self, node: int) -> float:
+        return self._above + self._rows[node] * self._row + (self._row - self.tall) / 2
+
+
+def _svg(picture: Picture) -> Markup:
+    frame = _Frame(picture)
+    parts = [_edge(frame, *ends, number if picture.grouped else None) for ends, number in picture.edges.items()]
+    parts += [_box(frame, node, box, picture.grouped) for node, box in picture.boxes.items()]
+    if not frame.labelled:
+        parts += _captions(frame, picture)
+    size = {"width": frame.width, "height": round(frame.height)}
+    return tag("svg", *parts, xmlns="http://www.w3.org/2000/svg", font_family="sans-serif", font_size=12, **size)
+
+
+def _edge(frame: _Frame, source: int, target: int, number: int | None) -> Markup:
+    """From the right of one box to the left of another, with a number where one is given."""
+    x, y = float(frame.left(source) + frame.wide), frame.top(source) + frame.tall / 2
+    to_x, to_y = float(frame.left(target)), frame.top(target) + frame.tall / 2
+    bend, sag = max(_GAP / 2, (to_x - x) / 2), 0.0
+    if to_x < x:  # back, or to itself: from below the one to below the other
+        x, to_x = frame.left(source) + frame.wide * 0.6, frame.left(target) + frame.wide * 0.4
+        y, to_y = frame.top(source) + frame.tall, frame.top(target) + frame.tall
+        bend, sag = 0.0, _MARGIN
+    curve = f"M{x:.0f},{y:.1f} C{x + bend:.0f},{y + sag:.1f} {to_x - bend:.0f},{to_y + sag:.1f} {to_x:.0f},{to_y:.1f}"
+    path = tag("path", d=curve, fill="none", stroke="#7b8794", stroke_opacity=0.6)
+    if number is None:
+        return path
+    return Markup(path + _text(str(number), (x + to_x) / 2, (y + to_y) / 2 - 4 + sag * 0.9, font_size=10))
+
+
+def _box(frame: _Frame, node: int, box: Box, grouped: bool) -> Markup:
+    left, top = frame.left(node), frame.top(node)
+    place = {"x": left, "y": f"{top:.1f}", "width": frame.wide, "height": f"{frame.tall:.1f}"}
+    worst = next(state for state in _FRAME if state in box.counts.by_state())
+    parts = [tag("title", box.title), *_filling(frame, box.counts, left, top)]
+    parts.append(tag("rect", fill="none", stroke=COLOURS[worst], **place))
+    middle, centre = top + frame.tall / 2, left + frame.wide / 2
+    if frame.labelled:
+        parts.append(_text(_cut(box.label), centre, middle + (-4 if grouped else 4)))
+    if grouped:
+        parts.append(_text(f"{box.counts.ended}/{box.counts.calls}", centre, middle + 12))
+    return tag("g", *parts)
+
+
+def _filling(frame: _Frame, counts: Counts, left: int, top: float) -> Iterator[Markup]:
+    """The inside of a box in the colours of its calls' states; pale where text is to be read on it."""
+    look = {"height": f"{frame.tall:.1f}", "fill_opacity": 0.25 if frame.labelled else 1}
+    for state, cells in segments(counts, frame.wide).items():
+        yield tag("rect", x=left, y=f"{top:.1f}", width=cells, fill=COLOURS[state], **look)
+        left += cells
+
+
+def _captions(frame: _Frame, picture: Picture) -> Iterator[Markup]:
+    """What the strips of each column are, where they have no labels."""
+    labels: dict[int, Counter[str]] = {}
+    for node, column in picture.columns.items():
+        labels.setdefault(column, Counter())[picture.boxes[node].label] += 1
+    for column, names in labels.items():
+        centre = frame.left_of(column) + frame.wide / 2
+        (first, number), *others = names.most_common()
+        yield _text(f"{_cut(first)} × {number}", centre, 14)  # noqa: RUF001  # that is the sign for it
+        if others:
+            yield _text(f"and {len(others)} other tasks" if len(others) > 1 else _cut(others[0][0]), centre, 29)
+
+
+def _text(text: str, x: float, y: float, **more: object) -> Markup:
+    return tag("text", text, x=round(x), y=f"{y:.1f}", text_anchor="middle", fill="currentColor", **more)
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…"
