@@ -160,7 +160,7 @@ class Scheduler:
             else:
                 raise ForeignFutureError(component.name, future)
         connect(component, unfinished)
-        component.after = tuple(numbers[:_DRAWN])
+        component.after = tuple(numbers if len(numbers) <= _DRAWN else numbers[:_DRAWN])
         return others
 
     def _depend(self, component: Component, future: asyncio.Future[Any]) -> None:

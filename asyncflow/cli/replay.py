@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,12 +109,24 @@ async def run_replay(asked: Replay, tallies: Tallies, shown: Display) -> Measure
         return await _run(flow, asked, tallies, shown, time.perf_counter() - started)
     except BaseException:
         tallies.look()
-        # Whatever ends in the hurry that follows is neither news nor a measurement.
-        logging.getLogger("asyncflow").setLevel(logging.CRITICAL)
-        bodies.hurry()
+        with _silence():
+            bodies.hurry()
+            await flow.shutdown(grace=0)
         raise
     finally:
         await flow.shutdown(grace=0)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Whatever ends in a hurry is neither news nor a measurement."""
+    log = logging.getLogger("asyncflow")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 async def _start_workers(flow: WorkflowEngine, asked: Replay) -> None:
