@@ -15,7 +15,7 @@ import pytest
 from asyncflow import WorkflowEngine
 from asyncflow.backends import NoopBackend, ThreadBackend
 from asyncflow.guard import LoopGuard, start_guard
-from tests.support.faked import soon
+from tests.support.faked import NEVER, soon
 
 #: Seconds for which the loop may be held in these tests, long enough for a busy machine to let its threads run.
 LIMIT = 0.05
@@ -34,7 +34,7 @@ class Warned(logging.Handler):
         self._spoken.set()
 
     async def message(self) -> str:
-        await soon(asyncio.to_thread(self._spoken.wait))
+        assert await soon(asyncio.to_thread(self._spoken.wait, NEVER / 2)), "it said nothing"
         return self.messages[0]
 
 
