@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterable
+from collections.abc import AsyncGenerator, Generator, Iterable
 from typing import Any, Generic, TypeVar
 
 from asyncflow.errors import InvalidOptionError, MapUsedError
@@ -33,7 +33,7 @@ class TaskMap(Generic[R]):
         self._window = window
         self._used = False
 
-    async def __aiter__(self) -> AsyncIterator[R]:
+    async def __aiter__(self) -> AsyncGenerator[R, None]:
         if self._used:
             raise MapUsedError(self._task.name)
         self._used = True

@@ -150,7 +150,8 @@ def make_task(
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+    call = getattr(fn, "__call__", None)  # noqa: B004  # not whether it can be called, but what that runs
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
 
 
 def _check_function(fn: Callable[..., Any], kind: Kind, label: str) -> None:

@@ -14,7 +14,7 @@ class AttributeComments(Extension):
 
     def on_attribute_instance(self, *, attr: Attribute, **kwargs: Any) -> None:
         if attr.docstring is None and attr.lineno is not None:
-            above = _comment_above(attr.lines_collection[attr.filepath], attr.lineno)  # type: ignore[index]
+            above = _comment_above(attr.lines_collection[attr.filepath], attr.lineno)  # type: ignore[index]  # a list for a namespace package only, which has no attributes
             if above:
                 attr.docstring = Docstring(above, lineno=attr.lineno, parent=attr)
 

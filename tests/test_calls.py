@@ -61,7 +61,7 @@ async def test_a_future_is_no_coroutine_and_says_so() -> None:
     async with faked() as (flow, backend):
         future = flow.function_task(identity)()
         with pytest.raises(TypeError, match="a future, not a coroutine"):
-            asyncio.create_task(future)  # type: ignore[arg-type]  # noqa: RUF006
+            asyncio.create_task(future)  # type: ignore[arg-type]  # noqa: RUF006  # the mistake under test
         assert asyncio.ensure_future(future) is future
         assert re.fullmatch(r"<TaskFuture identity task\.000001 PENDING .*not a coroutine.*>", repr(future))
         others = [flow.function_task(identity)() for _ in range(2)]
@@ -178,7 +178,7 @@ async def test_a_future_of_another_engine_is_a_dependency() -> None:
 
 async def test_the_failure_of_another_engine_reaches_here() -> None:
     async with faked() as (flow, _), faked() as (other, elsewhere):
-        first = other.function_task(identity, name="theirs")()  # type: ignore[call-overload]
+        first = other.function_task(name="theirs")(identity)()
         second = flow.function_task(identity)(first)
         await fail(elsewhere, first, ValueError("broken"))
         with pytest.raises(DependencyFailureError, match="theirs"):
@@ -712,7 +712,7 @@ async def test_an_unknown_option_names_the_nearest(decorator: str) -> None:
 async def test_a_block_has_no_backend() -> None:
     async with faked() as (flow, _):
         with pytest.raises(UnknownOptionError, match="@block has no 'backend'"):
-            flow.block(backend="fake")  # type: ignore[call-overload]
+            flow.block(backend="fake")  # type: ignore[call-overload]  # the mistake under test
 
 
 async def test_an_unknown_key_of_the_description_names_the_nearest() -> None:

@@ -24,9 +24,7 @@ from asyncflow.testing.leaks import descendants
 from asyncflow.wfformat import RecordedWorkflow, parse_workflow
 from tests.support.command_line import all_gone, command_line, ctrl_c, start_command_line
 from tests.support.faked import soon
-from tests.support.recordings import instance
-
-INSTANCES = Path(__file__).parents[2] / "shared" / "data" / "wfinstances"
+from tests.support.recordings import INSTANCES, instance, needs_recordings
 
 #: a before b1 and b2, both before c.
 DIAMOND = instance({"a": [], "b_1": ["a"], "b_2": ["a"], "c": ["b_1", "b_2"]})
@@ -250,9 +248,7 @@ async def test_a_replay_that_is_cancelled_leaves_nothing(no_leaks: None, monkeyp
     assert (tallies.sum().done, tallies.sum().running) == (1, 1)
 
 
-@pytest.mark.skipif(
-    not INSTANCES.exists(), reason="needs the recorded workflows in ../shared/data/wfinstances, beside the checkout"
-)
+@needs_recordings
 @pytest.mark.parametrize("backend", [ThreadBackend, ProcessBackend], ids=["threads", "processes"])
 async def test_a_real_workflow_is_replayed(backend: Any, no_leaks: None) -> None:
     text = (INSTANCES / "bwa-chameleon-large-001.json").read_bytes()

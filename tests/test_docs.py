@@ -26,6 +26,7 @@ from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
 import asyncflow
 import asyncflow.backends
+from tests.support.scripts import needs_mpi
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -98,7 +99,7 @@ BLOCKS = [block for page in PAGES if page.exists() for block in blocks_of(page)]
 
 
 #: What pages need beside Python.
-_NEEDS = {"mpi.md": pytest.mark.skipif(shutil.which("mpirun") is None, reason="mpirun is not installed")}
+_NEEDS = {"mpi.md": needs_mpi}
 
 
 def chosen(*languages: str) -> list[Any]:

@@ -212,7 +212,7 @@ def test_a_backend_has_workers(backend: Callable[..., object]) -> None:
 
 def test_an_executor_backend_wants_an_executor() -> None:
     with pytest.raises(InvalidOptionError, match=r"a concurrent\.futures\.Executor"):
-        ExecutorBackend("threads")  # type: ignore[arg-type]
+        ExecutorBackend("threads")  # type: ignore[arg-type]  # the mistake under test
 
 
 async def test_files_stand_below_work_dir_and_uid_and_only_when_there_are_some(tmp_path: Path) -> None:
@@ -720,7 +720,7 @@ def test_run_takes_a_coroutine_function() -> None:
         """Is not one."""
 
     with pytest.raises(TaskDefinitionError, match=r"'main' .*asyncflow\.run\(\) takes an 'async def' function"):
-        asyncflow.run(main)  # type: ignore[arg-type]
+        asyncflow.run(main)  # type: ignore[arg-type]  # the mistake under test
 
 
 # --- flow.map --------------------------------------------------------------------------------------------------------
@@ -791,7 +791,7 @@ async def test_a_map_is_at_most_a_window_ahead() -> None:
             assert len(taken) <= expected + 5
             backend.call(backend.items[0])
             assert await soon(step) == expected
-        await iterator.aclose()  # type: ignore[attr-defined]
+        await iterator.aclose()
         assert len(backend.items) == 0, "leaving cancels what is still out"
 
 
@@ -875,7 +875,7 @@ async def test_a_window_is_a_positive_number(window: Any) -> None:
 async def test_map_takes_a_task() -> None:
     async with faked() as (flow, _):
         with pytest.raises(TaskDefinitionError, match=r"flow\.map takes a task"):
-            flow.map(identity, [1])  # type: ignore[arg-type]
+            flow.map(identity, [1])  # type: ignore[arg-type]  # the mistake under test
 
 
 async def test_an_engine_is_cancelled_on_its_own_loop_only() -> None:

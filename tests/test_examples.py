@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import asyncflow
+from tests.support.scripts import needs_mpi
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -122,7 +123,7 @@ def test_executables_where_there_is_no_mpi(tmp_path: Path) -> None:
     assert "under mpirun: skipped" in output
 
 
-@pytest.mark.skipif(shutil.which("mpirun") is None, reason="mpirun is not installed")
+@needs_mpi
 def test_executables_under_mpi(tmp_path: Path) -> None:
     output = run(EXAMPLES / "executables_mpi.py", cwd=tmp_path)
     assert output == COMMANDS + "under mpirun: rank 0, rank 1\n"

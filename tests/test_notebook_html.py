@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -18,12 +19,16 @@ from tests.support.faked import fail, faked, finish, identity, item_of
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def parsed(shown: object) -> ET.Element:
+class Shown(Protocol):
+    def _repr_html_(self) -> str: ...
+
+
+def parsed(shown: Shown) -> ET.Element:
     """What an object shows in a notebook, as a tree; it must be well-formed."""
-    return ET.fromstring(f"<all>{shown._repr_html_()}</all>")  # type: ignore[attr-defined]
+    return ET.fromstring(f"<all>{shown._repr_html_()}</all>")
 
 
-def words(shown: object) -> str:
+def words(shown: Shown) -> str:
     return "".join(parsed(shown).itertext())
 
 

@@ -195,17 +195,22 @@ def resize(terminal: int, lines: int) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, 100, 0, 0))
 
 
+class Terminal(io.TextIOWrapper):
+    #: The end at which what was written is read.
+    reader: io.FileIO
+
+
 @pytest.fixture
-def terminal() -> Iterator[io.TextIOWrapper]:
+def terminal() -> Iterator[Terminal]:
     """The program's end of a terminal."""
     ours, theirs = pty.openpty()
     resize(theirs, 24)
-    with open(ours, "rb", buffering=0) as reader, open(theirs, "w", encoding="utf-8") as writer:
-        writer.reader = reader  # type: ignore[attr-defined]
+    with open(ours, "rb", buffering=0) as reader, Terminal(open(theirs, "wb"), encoding="utf-8") as writer:
+        writer.reader = reader
         yield writer
 
 
-def test_a_file_gets_lines_and_a_terminal_bars(terminal: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_gets_lines_and_a_terminal_bars(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     assert isinstance(progress_module.view_for(io.StringIO()), LogView)
     view = progress_module.view_for(terminal)
@@ -213,7 +218,7 @@ def test_a_file_gets_lines_and_a_terminal_bars(terminal: io.TextIOWrapper, monke
     view.close([])
 
 
-def test_a_terminal_without_rich_gets_one_line(terminal: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_without_rich_gets_one_line(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert isinstance(progress_module.view_for(terminal), LineView)
@@ -221,14 +226,14 @@ def test_a_terminal_without_rich_gets_one_line(terminal: io.TextIOWrapper, monke
 
 @pytest.mark.parametrize("lines", [0, 5])
 def test_a_terminal_too_low_for_bars_gets_one_line(
-    terminal: io.TextIOWrapper, lines: int, monkeypatch: pytest.MonkeyPatch
+    terminal: Terminal, lines: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     resize(terminal.fileno(), lines)
     assert isinstance(progress_module.view_for(terminal), LineView)
 
 
-def test_a_dumb_terminal_gets_lines(terminal: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dumb_terminal_gets_lines(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     assert isinstance(progress_module.view_for(terminal), LogView)
 
@@ -274,27 +279,25 @@ def test_ctrl_c_ends_a_script_with_the_last_state() -> None:
     assert errors.endswith("KeyboardInterrupt\n")
 
 
-def received(terminal: io.TextIOWrapper) -> str:
+def received(terminal: Terminal) -> str:
     """What has come to the terminal since the last call."""
-    return os.read(terminal.reader.fileno(), 100_000).decode()  # type: ignore[attr-defined]
+    return os.read(terminal.reader.fileno(), 100_000).decode()
 
 
 @pytest.fixture
-def bars(terminal: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch) -> BarView:
+def bars(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> BarView:
     monkeypatch.setenv("TERM", "xterm-256color")
     return BarView(terminal)
 
 
-def test_bars_show_every_state_and_escape_names(terminal: io.TextIOWrapper, bars: BarView) -> None:
+def test_bars_show_every_state_and_escape_names(terminal: Terminal, bars: BarView) -> None:
     bars.close([Counts("simulate", 10, 4, 1, 1, 2), Counts("[red]odd", 1)])
     output = received(terminal)
     for words in ("simulate", "[red]odd", "6/10", "1 failed", "1 cancelled", "2 running", "2 pending"):
         assert words in output
 
 
-def test_bars_stand_below_what_scrolls_and_leave_the_terminal_as_it_was(
-    terminal: io.TextIOWrapper, bars: BarView
-) -> None:
+def test_bars_stand_below_what_scrolls_and_leave_the_terminal_as_it_was(terminal: Terminal, bars: BarView) -> None:
     bars.show([Counts("simulate", 10)])
     output = received(terminal)
     assert "\x1b[1;22r" in output, "all but the bar's line and the clock's scroll"
@@ -308,7 +311,7 @@ def test_bars_stand_below_what_scrolls_and_leave_the_terminal_as_it_was(
     assert received(terminal).startswith("\x1b7\x1b[r\x1b8\x1b[J"), "everything scrolls again, the bars are cleared"
 
 
-def test_bars_take_half_of_the_terminal_at_most(terminal: io.TextIOWrapper, bars: BarView) -> None:
+def test_bars_take_half_of_the_terminal_at_most(terminal: Terminal, bars: BarView) -> None:
     bars.show([Counts(f"task-{number}", 1) for number in range(50)])
     output = received(terminal)
     assert "\x1b[1;11r" in output

@@ -18,12 +18,7 @@ from asyncflow import State, TaskFuture, WorkflowEngine
 from asyncflow.backends import Backend, ProcessBackend, ThreadBackend
 from asyncflow.wfformat import parse_workflow
 from tests.support.faked import soon
-
-INSTANCES = Path(__file__).parents[2] / "shared" / "data" / "wfinstances"
-
-needs_recordings = pytest.mark.skipif(
-    not INSTANCES.exists(), reason="needs the recorded workflows in ../shared/data/wfinstances, beside the checkout"
-)
+from tests.support.recordings import INSTANCES, needs_recordings
 
 #: Seconds that a workflow would take at best.
 LASTING = 1.5

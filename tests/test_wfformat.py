@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asyncflow.errors import AsyncflowError
 from asyncflow.wfformat import RecordedTask, RecordedWorkflow, WfFormatError, parse_workflow
-from tests.support.recordings import instance
-
-INSTANCES = Path(__file__).parents[2] / "shared" / "data" / "wfinstances"
+from tests.support.recordings import INSTANCES, instance, needs_recordings
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -234,9 +231,7 @@ def test_what_is_no_object_of_json_is_refused(text: str | bytes, where: str, pro
     assert isinstance(caught.value, (AsyncflowError, ValueError))
 
 
-@pytest.mark.skipif(
-    not INSTANCES.exists(), reason="needs the recorded workflows in ../shared/data/wfinstances, beside the checkout"
-)
+@needs_recordings
 def test_recordings_of_real_workflows_are_read() -> None:
     sizes = {}
     for file in sorted(INSTANCES.glob("*.json")):

@@ -212,7 +212,7 @@ def _captions(frame: _Frame, picture: Picture) -> Iterator[Markup]:
     for column, names in labels.items():
         centre = frame.left_of(column) + frame.wide / 2
         (first, number), *others = names.most_common()
-        yield _text(f"{_cut(first)} × {number}", centre, 14)  # noqa: RUF001  # that is the sign for it
+        yield _text(f"{_cut(first)} \N{MULTIPLICATION SIGN} {number}", centre, 14)
         if others:
             yield _text(f"and {len(others)} other tasks" if len(others) > 1 else _cut(others[0][0]), centre, 29)
 

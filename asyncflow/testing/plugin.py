@@ -21,8 +21,8 @@ import pytest_asyncio
 pytest.register_assert_rewrite("asyncflow.testing.conformance")
 
 from asyncflow.engine import WorkflowEngine  # noqa: E402  # after the line above
-from asyncflow.guard import start_guard  # noqa: E402
-from asyncflow.testing.leaks import MARK, nothing_left, traces  # noqa: E402
+from asyncflow.guard import start_guard  # noqa: E402  # the same
+from asyncflow.testing.leaks import MARK, nothing_left, traces  # noqa: E402  # the same
 
 MakeEngine = Callable[..., Awaitable[WorkflowEngine]]
 

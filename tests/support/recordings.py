@@ -1,9 +1,19 @@
-"""Recorded workflows made up for tests, as WfFormat has them."""
+"""Recorded workflows: where the real ones lie, and ones made up for tests, as WfFormat has them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import pytest
+
+#: Recordings of real workflows; they are no part of the project.
+INSTANCES = Path(__file__).parents[3] / "shared" / "data" / "wfinstances"
+
+needs_recordings = pytest.mark.skipif(
+    not INSTANCES.exists(), reason="needs the recorded workflows in ../shared/data/wfinstances, beside the checkout"
+)
 
 
 def instance(

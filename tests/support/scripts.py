@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import IO
 
+import pytest
+
 import asyncflow
 
 #: Where the library is found, and where `tests` is.
 _ROOTS = [Path(asyncflow.__file__).parents[1], Path(__file__).parents[2]]
+
+needs_mpi = pytest.mark.skipif(shutil.which("mpirun") is None, reason="mpirun is not installed")
 
 
 def environment() -> dict[str, str]:
