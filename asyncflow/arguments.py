@@ -33,7 +33,9 @@ def find_futures(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[as
     if containers is not None:
         _search(containers, found)
     nested = len(found) > direct
-    return (list(dict.fromkeys(found)) if len(found) > 1 else found), nested
+    if len(found) > 1 and len(set(found)) < len(found):
+        found = list(dict.fromkeys(found))
+    return found, nested
 
 
 def _search(pending: list[Any], found: list[asyncio.Future[Any]]) -> None:

@@ -19,6 +19,8 @@ from asyncflow.graph import Phase
 _AHEAD = 0.01
 #: The most items ahead of each worker, however short they are.
 _MOST = 1000
+#: Seconds below which tasks are all alike: `_MOST` of them may be ahead.
+_SHORTEST = _AHEAD / _MOST
 #: How much the last task's cost counts in the running mean.
 _WEIGHT = 0.05
 #: Seconds that tasks are taken to last until there is evidence: nothing is sent ahead.
@@ -124,11 +126,13 @@ class Lane:
             return False
         self.out.remove(item)
         if seconds is not None and not self.fixed:
+            before = self._cost
             seconds = max(seconds, 0.0)  # a clock may be set back
-            self._cost += (seconds - self._cost) * _WEIGHT if seconds < self._cost else seconds - self._cost
-            self._set_limit()
+            self._cost = seconds if seconds > before else before + (seconds - before) * _WEIGHT
+            if before > _SHORTEST or seconds > _SHORTEST:
+                self._set_limit()
         return True
 
     def _set_limit(self) -> None:
-        ahead = _AHEAD / self._cost if self._cost > _AHEAD / _MOST else _MOST
+        ahead = _AHEAD / self._cost if self._cost > _SHORTEST else _MOST
         self.limit = self._workers * (2 + int(ahead))

@@ -42,7 +42,7 @@ _DRAWN = 200
 #: A TaskFuture refuses to be set by anybody else.
 _set_result = asyncio.Future.set_result
 
-#: The keyword arguments of an item that has ended.
+#: The keyword arguments of an item that has none, or has ended.
 _NOTHING: dict[str, Any] = {}
 
 S = TypeVar("S", bound="Scheduler")
@@ -272,7 +272,7 @@ class Scheduler:
 
     def _hand_over(self, component: Component, lane: Lane) -> WorkItem | None:
         """The item of the component's next attempt; None where its arguments cannot be made."""
-        args, kwargs, binding = component.args, component.kwargs or {}, component.binding
+        args, kwargs, binding = component.args, component.kwargs or _NOTHING, component.binding
         if component.nested is not None:
             try:
                 args, kwargs = resolve(args, kwargs, component.nested, _value_of)

@@ -45,7 +45,7 @@ class RecordedTask:
     parents: tuple[str, ...]
     #: Seconds.
     runtime: float
-    #: Whole cores; a recorded fraction is rounded up, and a task that records none had one.
+    #: Whole cores. The format has fractions from 1 on, which are rounded up; a task that records none had one.
     cores: int = 1
     #: The program that it ran; empty where that was not recorded.
     program: str = ""

@@ -60,10 +60,18 @@ def test_the_page_and_json_hold_the_same(capsys: pytest.CaptureFixture[str]) -> 
 def test_each_limit_of_the_cores_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
-    monkeypatch.setattr(machine, "_cgroup_cores", lambda _: 12)
+    monkeypatch.setattr(machine, "cgroup_cores", lambda: 12)
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "8")
     assert content(capsys)["cores"] == {"machine": 64, "affinity": 16, "cgroup": 12, "slurm": 8, "used": 8}
     assert "8 used by a local backend: the least of machine 64, affinity 16, cgroup 12, slurm 8" in page(capsys)
+
+
+def test_each_limit_of_the_memory_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(machine, "physical_memory", lambda: 8000)
+    monkeypatch.setattr(machine, "cgroup_memory", lambda: None)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1000")  # mebibytes
+    assert content(capsys)["memory"] == {"machine": 8000, "cgroup": None, "slurm": 1048, "used": 1048}
+    assert "the least of machine 8,000 MB, cgroup no limit, slurm 1,048 MB" in page(capsys)
 
 
 def test_a_probe_that_fails_says_so_and_hides_no_other(

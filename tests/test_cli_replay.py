@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
+import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from asyncflow import WorkflowEngine
 from asyncflow.backends import Backend, NoopBackend, ProcessBackend, ThreadBackend
 from asyncflow.cli import work
 from asyncflow.cli.commands import invoke
-from asyncflow.cli.display import Lines, LiveTable, display, progress_line
-from asyncflow.cli.replay import Replay, run_replay
+from asyncflow.cli.replay import Outcome, Replay, run_replay
 from asyncflow.cli.summary import Measured, summary
-from asyncflow.cli.tally import Tallies, Tally
+from asyncflow.display import progress
+from asyncflow.display.counts import Counts
+from asyncflow.graph import State
 from asyncflow.testing.leaks import descendants
 from asyncflow.wfformat import RecordedWorkflow, parse_workflow
-from tests.support.command_line import all_gone, command_line, ctrl_c, start_command_line
+from tests.support.command_line import RELEASED, RESERVED, all_gone, command_line, ctrl_c, on_terminal
 from tests.support.faked import soon
 from tests.support.recordings import INSTANCES, instance, needs_recordings
 
@@ -40,40 +43,14 @@ def written(content: Any) -> str:
 
 
 def text_of(measured: Measured) -> str:
-    console = Console(file=io.StringIO(), width=200)
-    console.print(summary(measured))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-class Silent:
-    """A display that keeps what it was shown."""
-
-    interval = 0.01
-
-    def __init__(self, until: str = "") -> None:
-        self.seen: list[str] = []
-        self._until = until
-        #: Set when it was shown something with `until` in it.
-        self.came = asyncio.Event()
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    def show(self, tallies: Tallies) -> None:
-        self.seen.append(progress_line(tallies))
-        if self._until in self.seen[-1]:
-            self.came.set()
+    return summary(measured, Console(file=io.StringIO(), width=200))
 
 
 async def replayed(
     content: dict[str, Any], backend: Backend, speed: float = 100.0, work: str = "sleep"
-) -> tuple[Measured, Silent]:
-    shown = Silent()
-    return await run_replay(Replay(recorded(content), backend, speed, work), Tallies(), shown), shown
+) -> tuple[Measured, Outcome]:
+    outcome = Outcome()
+    return await run_replay(Replay(recorded(content), backend, speed, work), outcome), outcome
 
 
 @pytest.mark.parametrize("backend", ["threads", "processes"])
@@ -92,13 +69,13 @@ def test_a_workflow_is_replayed_and_measured(backend: str, work: str) -> None:
 
 
 async def test_the_measurements_follow_from_the_recording(no_leaks: None) -> None:
-    measured, shown = await replayed(DIAMOND, ThreadBackend(1))
+    measured, outcome = await replayed(DIAMOND, ThreadBackend(1))
     assert (measured.critical_path, measured.shared_work) == (0.03, 0.04)
     assert measured.lower_bound == 0.04 <= measured.makespan
     assert measured.efficiency == measured.lower_bound / measured.makespan <= 1
     assert measured.overhead == (measured.makespan - 0.04) / 4
-    assert measured.tally == Tally(total=4, done=4)
-    assert shown.seen[-1] == "4/4 done, 0 running, 0 failed"
+    assert measured.states == outcome.states == {State.DONE: 4}
+    assert outcome.error is None
 
 
 async def test_tasks_ask_for_the_cores_that_they_had_as_far_as_there_are_any(no_leaks: None) -> None:
@@ -130,46 +107,34 @@ def test_burning_takes_cpu_time() -> None:
     assert time.thread_time() - before >= 0.02
 
 
-async def test_what_failed_is_counted_with_the_first_error() -> None:
-    tallies = Tallies()
-    async with WorkflowEngine.create() as flow:
-
-        @flow.function_task
-        def divide(by: int) -> float:
-            return 1 / by
-
-        @flow.function_task
-        def after(value: float) -> None: ...
-
-        for future in (divide(1), divide(0), cancelled := divide(2)):
-            tallies.add(future)
-        tallies.add(after(divide(0)))
-        cancelled.cancel()
-        await flow.drain()
-        tallies.look()
-    assert tallies.by_name["divide"] == Tally(total=3, done=1, failed=1, cancelled=1)
-    assert tallies.by_name["after"] == Tally(total=1, failed=1)
-    assert tallies.sum().finished
-    assert isinstance(tallies.error, ZeroDivisionError)
+def fail(seconds: float, parents: Sequence[None]) -> None:
+    """The work of a task that fails unless it is quick."""
+    if seconds:
+        raise ValueError("too long\nfor one line")
 
 
-def test_a_terminal_gets_a_table_that_changes_and_all_else_gets_lines() -> None:
-    terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
-    pipe = Console(file=io.StringIO(), width=80)
-    assert isinstance(display(terminal), LiveTable)
-    assert isinstance(display(pipe), Lines)
-    tallies = Tallies()
-    tallies.by_name.update({f"[b]sort-{number}": Tally(total=5, done=2, running=1, failed=1) for number in range(25)})
-    for console in (terminal, pipe):
-        with display(console) as shown:
-            shown.show(tallies)
-            shown.show(tallies)
-    drawn, lines = (console.file.getvalue() for console in (terminal, pipe) if isinstance(console.file, io.StringIO))
-    assert "[b]sort-0" in drawn
-    assert "... 5 more" in drawn
-    # The second one came too soon.
-    assert lines.count("\n") == 1
-    assert "50/125 done, 25 running, 25 failed; [b]sort-0 2/5" in lines
+def test_what_failed_is_counted_with_the_first_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(work.WORK, "sleep", fail)
+    parents = {"quick": [], "b_1": ["quick"], "b_2": ["quick"], "after": ["b_1"]}
+    file = written(instance(parents, {"quick": 0}))
+    assert invoke(["replay", file]) == 1
+    printed = capsys.readouterr()
+    assert "quick 1/1 done; b 0/2, 2 failed; after 0/1, 1 failed\n" in printed.out
+    assert "4 (1 done, 3 failed)" in printed.out
+    assert printed.err == "asyncflow: 3 of 4 tasks failed, the first with ValueError: too long\n"
+    gc.collect()
+    assert caplog.text == "", "no failure that nobody looked at"
+
+
+def test_a_pipe_gets_lines_and_the_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["replay", written(DIAMOND), "--speed", "100"]) == 0
+    line, blank, *table = capsys.readouterr().out.splitlines()
+    # Not the calls that start the workers.
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  a 1/1 done; b 2/2 done; c 1/1 done", line)
+    assert blank == ""
+    assert table[0] == "workflow     recording (WfFormat 1.6)", "no blanks at its end"
 
 
 @pytest.mark.parametrize(
@@ -218,41 +183,56 @@ def test_a_wrong_call_gets_one_line(options: list[str], said: str, capsys: pytes
 
 @pytest.mark.parametrize("backend", ["threads", "processes"])
 @pytest.mark.parametrize("work", ["sleep", "burn"])
-def test_ctrl_c_ends_everything_and_says_what_ran(backend: str, work: str) -> None:
+def test_ctrl_c_in_a_terminal_ends_everything_and_says_what_ran(backend: str, work: str) -> None:
     before = set(descendants())
     file = written(instance({"quick": [], "long": ["quick"], "never": ["long"]}, {"quick": 0, "long": 600}))
-    process = start_command_line("replay", file, "--backend", backend, "--work", work, "--workers", "2")
-    with process:
-        assert process.stdout is not None
-        assert "/3 done" in process.stdout.readline()
+    with on_terminal("replay", file, "--backend", backend, "--work", work, "--workers", "2") as (process, terminal):
+        bars = terminal.until("1 running")
         ctrl_c(process)
-        _, complaint = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert complaint.strip().startswith("asyncflow: interrupted: ")
-    assert " of 3 tasks had run, " in complaint
-    assert complaint.strip().count("\n") == 0
+        end = terminal.until("interrupted: 1 of 3 tasks had run, 1 were running\r\n")
+        assert process.wait(timeout=60) == 130
+    assert "quick" in bars
+    assert RESERVED.search(bars), "the last lines are the bars'"
+    assert RELEASED in end, "the whole terminal scrolls again"
+    assert end.count("asyncflow: ") == 1
+    assert "Traceback" not in bars + end
     assert all_gone(before) == []
+
+
+class Watch:
+    """A view that tells when a task runs."""
+
+    interval = 0.01
+
+    def __init__(self) -> None:
+        self.runs = asyncio.Event()
+
+    def show(self, counts: Sequence[Counts]) -> None:
+        if any(each.running for each in counts):
+            self.runs.set()
+
+    def close(self, counts: Sequence[Counts]) -> None:
+        pass
 
 
 async def test_a_replay_that_is_cancelled_leaves_nothing(no_leaks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "_hurry", type(work._hurry)())
+    view = Watch()
+    monkeypatch.setattr(progress, "view_for", lambda _: view)
     content = instance({"quick": [], "long": ["quick"], "never": ["long"]}, {"quick": 0, "long": 600})
-    tallies = Tallies()
-    shown = Silent(until="long")
-    asked = Replay(recorded(content), ProcessBackend(1), 1.0, "sleep")
-    running = asyncio.ensure_future(run_replay(asked, tallies, shown))
-    await soon(shown.came.wait())
+    outcome = Outcome()
+    running = asyncio.ensure_future(run_replay(Replay(recorded(content), ProcessBackend(1), 1.0, "sleep"), outcome))
+    await soon(view.runs.wait())
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert (tallies.sum().done, tallies.sum().running) == (1, 1)
+    assert outcome.states == {State.DONE: 1, State.RUNNING: 1, State.PENDING: 1}
 
 
 @needs_recordings
 @pytest.mark.parametrize("backend", [ThreadBackend, ProcessBackend], ids=["threads", "processes"])
 async def test_a_real_workflow_is_replayed(backend: Any, no_leaks: None) -> None:
     text = (INSTANCES / "bwa-chameleon-large-001.json").read_bytes()
-    asked = Replay(parse_workflow(text, "bwa"), backend(2), 20_000.0, "sleep")
-    measured = await run_replay(asked, Tallies(), Silent())
-    assert measured.tally == Tally(total=1004, done=1004)
+    measured = await run_replay(Replay(parse_workflow(text, "bwa"), backend(2), 20_000.0, "sleep"), Outcome())
+    assert measured.states == {State.DONE: 1004}
     assert measured.makespan >= measured.lower_bound

@@ -238,6 +238,10 @@ _PYTHON = """#!/bin/sh
 if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin" && exec touch "$3/bin/activate"; fi
 exec {python} "$@"
 """
+#: Where the environment that runs the tests is not activated, its programs are not found.
+_ASYNCFLOW = """#!/bin/sh
+exec {python} -m asyncflow "$@"
+"""
 #: Installing takes minutes; that the extras exist is what can be checked.
 _PIP = """#!{python}
 import re, sys
@@ -251,7 +255,7 @@ def write_stand_ins(folder: Path) -> None:
     """Programs that must not be run in earnest here."""
     declared = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
     extras = re.findall(r"(?m)^(\w+) = \[", declared)
-    programs = {"make": _MAKE, "python": _PYTHON, "python3": _PYTHON, "pip": _PIP}
+    programs = {"make": _MAKE, "python": _PYTHON, "python3": _PYTHON, "pip": _PIP, "asyncflow": _ASYNCFLOW}
     for name, text in programs.items():
         program = folder / name
         program.write_text(text.format(make=shutil.which("make"), root=ROOT, python=sys.executable, extras=extras))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Protocol
 from xml.etree import ElementTree as ET
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncflow import WorkflowEngine
-from asyncflow.display.layout import columns_of, rows_of
+from asyncflow.display.layout import columns_of, last_stop, passages, rows_of
 from asyncflow.display.markup import COLOURS, one_line, tag
 from asyncflow.graph import State
 from tests.support.faked import fail, faked, finish, identity, item_of
@@ -112,6 +113,35 @@ async def test_dependencies_that_had_ended_are_drawn_too() -> None:
         assert paths(flow) == 1
 
 
+async def test_a_line_passes_beside_the_boxes_between_its_ends() -> None:
+    async with faked() as (flow, _):
+        task = flow.function_task(name="task")(identity)
+        first = task()
+        task(task(first), first)
+        picture = parsed(flow.components)
+        (top, height) = next(
+            (float(rect.attrib["y"]), float(rect.attrib["height"]))
+            for box in list(picture.iter(f"{SVG}g"))[1:2]
+            for rect in box.iter(f"{SVG}rect")
+        )
+        (passing,) = [path.attrib["d"] for path in picture.iter(f"{SVG}path") if " h" in path.attrib["d"]]
+        assert paths(flow) == 4, "to the second, to the third, and two steps past the second"
+        height_of_line = float(passing.partition(" h")[0].rpartition(",")[2])
+        assert not top <= height_of_line <= top + height
+
+
+async def test_groups_that_depend_on_each_other_and_on_themselves() -> None:
+    async with faked() as (flow, _):
+        step, check = (flow.function_task(name=name)(identity) for name in ("step", "check"))
+        state = step()
+        for _ in range(101):
+            state = step(state, check(state))
+        picture = parsed(flow.components)
+        numbers = ["".join(each.itertext()) for each in picture.iter(f"{SVG}text") if each.get("font-size") == "10"]
+        assert numbers == ["101", "101", "101"], "from step to check, back, and to itself"
+        assert paths(flow) == 3
+
+
 async def test_an_empty_graph() -> None:
     async with faked() as (flow, _):
         assert words(flow.components) == "no calls"
@@ -174,8 +204,32 @@ def test_what_depends_on_something_stands_to_the_right_of_it(graph: list[set[int
     columns = columns_of(after)
     edges = [(source, node) for node, sources in after.items() for source in sources]
     assert all(columns[source] < columns[node] for source, node in edges)
+
+
+@given(st.lists(st.sets(st.integers(0, 30)), max_size=30))
+def test_boxes_and_the_lines_between_them_have_places_of_their_own(graph: list[set[int]]) -> None:
+    after = {node: sorted(each for each in sources if each < node) for node, sources in enumerate(graph)}
+    columns = columns_of(after)
+    edges = [(source, node) for node, sources in after.items() for source in sources]
     rows = rows_of(columns, edges)
-    assert len({(columns[node], rows[node]) for node in after}) == len(after), "no two stand in the same place"
+    assert {last_stop(*edge, columns) for edge in edges} <= rows.keys() >= after.keys()
+    standing: dict[int, list[tuple[float, float]]] = {}
+    for stop, middle in rows.items():
+        # A box is a row high; where a line passes through a column, nothing stands in its way.
+        column, half = (stop[1], 0.0) if isinstance(stop, tuple) else (columns[stop], 0.5)
+        standing.setdefault(column, []).append((middle - half, middle + half))
+    for places in standing.values():
+        places.sort()
+        assert all(end <= start + 1e-9 for (_, end), (start, _) in pairwise(places))
+        assert len(set(places)) == len(places)
+
+
+def test_lines_from_one_box_share_a_passage_in_each_column_that_they_skip() -> None:
+    columns = {1: 0, 2: 1, 3: 2, 4: 3}
+    assert list(passages(columns, [(1, 2), (4, 1), (4, 4)])) == []
+    assert list(passages(columns, [(1, 3), (1, 4)])) == [(1, (1, 1)), ((1, 1), (1, 2))]
+    assert [last_stop(1, target, columns) for target in (2, 3, 4)] == [1, (1, 1), (1, 2)]
+    assert last_stop(4, 1, columns) == 4
 
 
 def test_columns_without_gaps() -> None:

@@ -194,6 +194,7 @@ def _own_parent(content: dict[str, Any]) -> None:
             "is a text, not a number",
         ),
         (lambda it: executed(it)[2].update(coreCount=0), f"{RUNS}[2].coreCount", "is 0, not a number from 1 on"),
+        (lambda it: executed(it)[2].update(coreCount=0.5), f"{RUNS}[2].coreCount", "is 0.5, not a number from 1 on"),
         (lambda it: executed(it)[2].update(command="x"), f"{RUNS}[2].command", "is a text, not an object"),
     ],
 )

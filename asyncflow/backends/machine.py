@@ -18,21 +18,13 @@ def usable_cores() -> int:
         limits = [len(os.sched_getaffinity(0))]
     except AttributeError:  # not on macOS
         limits = [os.cpu_count() or 1]
-    limits += [limit for limit in (_cgroup_cores(_CGROUP), _slurm("SLURM_CPUS_ON_NODE")) if limit]
+    limits += [limit for limit in (cgroup_cores(), slurm_cores()) if limit]
     return max(1, min(limits))
 
 
 def usable_memory() -> int:
     """MB (10**6 bytes) that this process may use, as far as it can be told."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6
-    limits = [physical]
-    cgroup = _cgroup_memory(_CGROUP)
-    if cgroup:
-        limits.append(cgroup)
-    slurm = _slurm("SLURM_MEM_PER_NODE")
-    if slurm:
-        limits.append(slurm * 2**20 // 10**6)
-    return min(limits)
+    return min(limit for limit in (physical_memory(), cgroup_memory(), slurm_memory()) if limit)
 
 
 def usable_gpus() -> tuple[str, ...]:
@@ -63,7 +55,44 @@ def resources_of(workers: Any, gpus: Any, memory: Any) -> tuple[Resources, tuple
     return Resources(cores, len(ids), usable_memory() if memory is None else whole("memory", memory, 0)), ids
 
 
-def _slurm(variable: str) -> int | None:
+def physical_memory() -> int:
+    """MB (10**6 bytes) that the machine has, whoever may use them."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6
+
+
+def slurm_cores() -> int | None:
+    """Cores of this node that SLURM allotted to the job; None outside of one."""
+    return _positive("SLURM_CPUS_ON_NODE")
+
+
+def slurm_memory() -> int | None:
+    """MB (10**6 bytes) of this node that SLURM allotted to the job; None outside of one, and where it set no limit."""
+    mebibytes = _positive("SLURM_MEM_PER_NODE")
+    return mebibytes * 2**20 // 10**6 if mebibytes else None
+
+
+def cgroup_cores() -> int | None:
+    """Cores granted by cgroup v2's `cpu.max` or v1's quota, rounded up; None where there is no limit."""
+    quotas = []
+    for folder in _own_cgroup():
+        words = (_read(folder / "cpu.max") or "max").split()
+        if words[0] != "max" and len(words) == 2:
+            quotas.append(int(words[0]) / int(words[1]))
+    quota, period = _read(_CGROUP / "cpu/cpu.cfs_quota_us"), _read(_CGROUP / "cpu/cpu.cfs_period_us")
+    if quota and period and int(quota) > 0:
+        quotas.append(int(quota) / int(period))
+    return max(1, -int(-min(quotas) // 1)) if quotas else None
+
+
+def cgroup_memory() -> int | None:
+    """MB (10**6 bytes) granted by cgroup v2's `memory.max` or v1's limit; None where that is no real limit."""
+    files = [folder / "memory.max" for folder in _own_cgroup()] + [_CGROUP / "memory/memory.limit_in_bytes"]
+    limits = [int(text) // 10**6 for text in map(_read, files) if text and text.isdigit()]
+    # Version 1 writes an absurd number for "no limit".
+    return min((limit for limit in limits if limit < physical_memory()), default=None)
+
+
+def _positive(variable: str) -> int | None:
     value = os.environ.get(variable, "")
     return int(value) if value.isdigit() and int(value) > 0 else None
 
@@ -75,29 +104,9 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _own_cgroup(root: Path) -> list[Path]:
+def _own_cgroup() -> list[Path]:
     """The cgroup v2 folders from this process's own up to the root: each may set a limit."""
     text = _read(Path("/proc/self/cgroup")) or ""
     own = next((line[3:].lstrip("/") for line in text.splitlines() if line.startswith("0::")), "")
-    folder = root / own
-    return [folder, *(parent for parent in folder.parents if parent == root or root in parent.parents)]
-
-
-def _cgroup_cores(root: Path) -> int | None:
-    """Cores granted by cgroup v2's `cpu.max` or v1's quota, rounded up; None where there is no limit."""
-    quotas = []
-    for folder in _own_cgroup(root):
-        words = (_read(folder / "cpu.max") or "max").split()
-        if words[0] != "max" and len(words) == 2:
-            quotas.append(int(words[0]) / int(words[1]))
-    quota, period = _read(root / "cpu/cpu.cfs_quota_us"), _read(root / "cpu/cpu.cfs_period_us")
-    if quota and period and int(quota) > 0:
-        quotas.append(int(quota) / int(period))
-    return max(1, -int(-min(quotas) // 1)) if quotas else None
-
-
-def _cgroup_memory(root: Path) -> int | None:
-    """MB granted by cgroup v2's `memory.max` or v1's limit; None where there is no limit."""
-    files = [folder / "memory.max" for folder in _own_cgroup(root)] + [root / "memory/memory.limit_in_bytes"]
-    limits = [int(text) for text in map(_read, files) if text and text.isdigit()]
-    return min(limits) // 10**6 if limits else None
+    folder = _CGROUP / own
+    return [folder, *(parent for parent in folder.parents if parent == _CGROUP or _CGROUP in parent.parents)]

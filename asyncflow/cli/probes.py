@@ -101,22 +101,12 @@ def interpreter() -> Interpreter:
 def cores() -> Cores:
     """Cores of this process."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    quota, share = machine._cgroup_cores(machine._CGROUP), machine._slurm("SLURM_CPUS_ON_NODE")
-    return Cores(os.cpu_count(), affinity, quota, share, machine.usable_cores())
+    return Cores(os.cpu_count(), affinity, machine.cgroup_cores(), machine.slurm_cores(), machine.usable_cores())
 
 
 def memory() -> Memory:
     """Memory of this process."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6
-    limit = machine._cgroup_memory(machine._CGROUP)
-    share = machine._slurm("SLURM_MEM_PER_NODE")
-    return Memory(
-        physical,
-        # The first version of cgroups writes an absurd number for "no limit".
-        limit if limit and limit < physical else None,
-        share * 2**20 // 10**6 if share else None,
-        machine.usable_memory(),
-    )
+    return Memory(machine.physical_memory(), machine.cgroup_memory(), machine.slurm_memory(), machine.usable_memory())
 
 
 def gpus() -> Gpus:

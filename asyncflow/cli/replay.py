@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 
 from asyncflow.backends.contract import Backend
 from asyncflow.backends.noop import NoopBackend
 from asyncflow.backends.registry import find_backend
 from asyncflow.cli import work as bodies
-from asyncflow.cli.display import Display, display
 from asyncflow.cli.failure import INTERRUPTED, CommandLineError
 from asyncflow.cli.summary import Measured, summary
-from asyncflow.cli.tally import Tallies
+from asyncflow.display.markup import one_line
 from asyncflow.engine import WorkflowEngine
 from asyncflow.errors import AsyncflowError
 from asyncflow.future import TaskFuture
+from asyncflow.graph import State
 from asyncflow.task import Task
 from asyncflow.wfformat import RecordedTask, RecordedWorkflow, parse_workflow
 
@@ -44,21 +47,41 @@ class Replay:
     work: str
 
 
+@dataclass
+class Outcome:
+    """What became of the tasks, by the end of the replay or when it was interrupted."""
+
+    #: How many tasks were in which state; those that were not called by then are in none.
+    states: Counter[State] = field(default_factory=Counter)
+    #: What the first task that failed raised.
+    error: BaseException | None = None
+
+    def look(self, futures: Iterable[TaskFuture[Any]]) -> None:
+        """Fill it; parents come before children, so that the first error is a task's own."""
+        for future in futures:
+            self.states[future.state] += 1
+            if future.done() and not future.cancelled():
+                # Asked of each: what nobody asks for is logged.
+                error = future.exception()
+                self.error = self.error or error
+
+
 def replay_file(instance: str, backend: str, speed: float, work: str, workers: int | None) -> int:
     """Replay the file and print the measurements; 1 where a task failed, 130 where Ctrl-C ended it."""
     if not (math.isfinite(speed) and speed > 0):
         raise CommandLineError(f"--speed {speed:g} is not possible: a number above 0")
     asked = Replay(_read(instance), _make_backend(backend, workers), speed, work)
-    console, tallies = Console(), Tallies()
+    outcome = Outcome()
     try:
-        measured = asyncio.run(run_replay(asked, tallies, display(console)))
+        measured = asyncio.run(run_replay(asked, outcome))
     except KeyboardInterrupt:
-        raise CommandLineError(_interrupted(tallies), INTERRUPTED) from None
+        raise CommandLineError(_interrupted(asked, outcome), INTERRUPTED) from None
     except AsyncflowError as error:
         raise CommandLineError(str(error), 1) from error
-    console.print(summary(measured))
-    if tallies.error is not None:
-        raise CommandLineError(f"{tallies.sum().failed} tasks failed, the first with {_first_line(tallies.error)}", 1)
+    click.echo(f"\n{summary(measured, Console())}")
+    if outcome.error is not None:
+        failed = f"{outcome.states[State.FAILED]} of {len(asked.workflow.tasks)} tasks failed"
+        raise CommandLineError(f"{failed}, the first with {one_line(outcome.error)}", 1)
     return 0
 
 
@@ -91,30 +114,26 @@ def _constructed(name: str, make: Callable[..., Backend], workers: int | None) -
         raise CommandLineError(f"backend {name!r} has no number of workers to choose; leave --workers out") from error
 
 
-def _interrupted(tallies: Tallies) -> str:
-    whole = tallies.sum()
-    return f"interrupted: {whole.done} of {whole.total} tasks had run, {whole.running} were running"
+def _interrupted(asked: Replay, outcome: Outcome) -> str:
+    states = outcome.states
+    had_run = f"{states[State.DONE]} of {len(asked.workflow.tasks)} tasks had run"
+    return f"interrupted: {had_run}, {states[State.RUNNING]} were running"
 
 
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-async def run_replay(asked: Replay, tallies: Tallies, shown: Display) -> Measured:
-    """Run the workflow to its end. When it is cancelled, `tallies` hold what had run."""
+async def run_replay(asked: Replay, outcome: Outcome) -> Measured:
+    """Run the workflow to its end, and fill `outcome`, also where the replay is cancelled."""
     flow = await WorkflowEngine.create(asked.backend)
     try:
-        started = time.perf_counter()
-        await _start_workers(flow, asked)
-        return await _run(flow, asked, tallies, shown, time.perf_counter() - started)
+        startup = await _start_workers(flow, asked)
+        makespan = await _run(flow, asked, outcome)
     except BaseException:
-        tallies.look()
         with _silence():
             bodies.hurry()
             await flow.shutdown(grace=0)
         raise
     finally:
         await flow.shutdown(grace=0)
+    return _measured(asked, outcome, startup, makespan)
 
 
 @contextlib.contextmanager
@@ -129,37 +148,48 @@ def _silence() -> Iterator[None]:
         log.setLevel(level)
 
 
-async def _start_workers(flow: WorkflowEngine, asked: Replay) -> None:
-    """Let every worker do something once: the first call of one that must be started waits for that."""
+async def _start_workers(flow: WorkflowEngine, asked: Replay) -> float:
+    """Let every worker do something once, as the first call of one waits until it has started; seconds."""
+    began = time.perf_counter()
     start = flow.function_task(bodies.sleep)
     count = min(asked.backend.capabilities.total.cores, len(asked.workflow.tasks))
-    await asyncio.gather(*(start(0.0, []) for _ in range(count)))
+    # Nobody sees this display: what one has shown as ended the next one leaves out.
+    with flow.progress(io.StringIO()):
+        await asyncio.gather(*(start(0.0, []) for _ in range(count)))
+    return time.perf_counter() - began
 
 
-async def _run(flow: WorkflowEngine, asked: Replay, tallies: Tallies, shown: Display, startup: float) -> Measured:
-    cores = asked.backend.capabilities.total.cores
-    began = time.perf_counter()
-    with shown:
-        await _call_all(flow, asked, cores, tallies)
-        await _watch(flow, tallies, shown)
-        makespan = time.perf_counter() - began
+async def _run(flow: WorkflowEngine, asked: Replay, outcome: Outcome) -> float:
+    """Seconds from the first call to the end of the last task."""
+    futures: dict[str, TaskFuture[Any]] = {}
+    try:
+        with flow.progress():
+            began = time.perf_counter()
+            await _call_all(flow, asked, futures)
+            await flow.drain()
+            return time.perf_counter() - began
+    finally:
+        outcome.look(futures.values())
+
+
+def _measured(asked: Replay, outcome: Outcome, startup: float, makespan: float) -> Measured:
     return Measured(
         workflow=asked.workflow,
         backend=asked.backend.name,
-        cores=cores,
+        cores=asked.backend.capabilities.total.cores,
         speed=asked.speed,
         work=asked.work,
         runs=not isinstance(asked.backend, NoopBackend),
         shares_gil=asked.backend.capabilities.shares_memory,
         startup=startup,
         makespan=makespan,
-        tally=tallies.sum(),
+        states=outcome.states,
     )
 
 
-async def _call_all(flow: WorkflowEngine, asked: Replay, cores: int, tallies: Tallies) -> None:
+async def _call_all(flow: WorkflowEngine, asked: Replay, futures: dict[str, TaskFuture[Any]]) -> None:
+    cores = asked.backend.capabilities.total.cores
     tasks: dict[tuple[str, int], Task[Any]] = {}
-    futures: dict[str, TaskFuture[Any]] = {}
     for number, recorded in enumerate(asked.workflow.tasks):
         if number % _BURST == _BURST - 1:
             await asyncio.sleep(0)
@@ -167,7 +197,6 @@ async def _call_all(flow: WorkflowEngine, asked: Replay, cores: int, tallies: Ta
         if shape not in tasks:
             tasks[shape] = _task(flow, asked.work, *shape)
         futures[recorded.id] = _call(tasks[shape], recorded, futures, asked.speed)
-        tallies.add(futures[recorded.id])
 
 
 def _task(flow: WorkflowEngine, work: str, name: str, cores: int) -> Task[Any]:
@@ -181,18 +210,3 @@ def _call(
 ) -> TaskFuture[Any]:
     parents: Sequence[Any] = [futures[parent] for parent in recorded.parents]
     return task(recorded.runtime / speed, parents)
-
-
-async def _watch(flow: WorkflowEngine, tallies: Tallies, shown: Display) -> None:
-    """Show how far it is until all has ended."""
-    drained = asyncio.ensure_future(flow.drain())
-    try:
-        while not drained.done():
-            tallies.look()
-            shown.show(tallies)
-            # A hundredth of the time at most goes into looking.
-            await asyncio.wait({drained}, timeout=max(shown.interval, 100 * tallies.cost))
-    finally:
-        drained.cancel()
-    tallies.look()
-    shown.show(tallies)

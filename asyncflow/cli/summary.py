@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from rich.console import Group
+from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from asyncflow.cli.tally import Tally
+from asyncflow.graph import State
 from asyncflow.wfformat import RecordedWorkflow
 
 
@@ -33,7 +32,8 @@ class Measured:
     startup: float
     #: From the first call to the end of the last task.
     makespan: float
-    tally: Tally
+    #: How many tasks ended in which state.
+    states: Mapping[State, int]
 
     @property
     def critical_path(self) -> float:
@@ -66,19 +66,24 @@ class Measured:
         return sum(task.cores > self.cores for task in self.workflow.tasks)
 
 
-def summary(measured: Measured) -> Group:
-    """The table of a replay with its footnotes."""
+def summary(measured: Measured, console: Console) -> str:
+    """The table of a replay with its footnotes, for the width and colours of `console`."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column()
     for title, value in _rows(measured):
         table.add_row(title, escape(value))
-    return Group(table, *(Padding(Text(note), (1, 0, 0, 0)) for note in _notes(measured)))
+    with console.capture() as captured:
+        console.print(table)
+        for note in _notes(measured):
+            console.print(Text(f"\n{note}"))
+    # Rich fills up every line with blanks, in a file too.
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def _rows(measured: Measured) -> Iterator[tuple[str, str]]:
-    workflow, tally = measured.workflow, measured.tally
-    ended = f"{tally.done} done, {tally.failed} failed"
+    workflow, states = measured.workflow, measured.states
+    ended = ", ".join(f"{states.get(state, 0)} {state.lower()}" for state in (State.DONE, State.FAILED))
     yield "workflow", f"{workflow.name} (WfFormat {workflow.version})"
     yield "tasks", f"{len(workflow.tasks)} ({ended})"
     yield "edges", str(workflow.edges)

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from asyncflow.display.counts import Counts, count, segments
-from asyncflow.display.layout import columns_of, rows_of
+from asyncflow.display.layout import Stop, columns_of, last_stop, passages, rows_of
 from asyncflow.display.markup import COLOURS, Markup, badge, tag
 from asyncflow.graph import State
 
@@ -28,8 +28,8 @@ _GAP = 60
 _HEIGHT = 560
 #: The heights of a row of calls and of groups, and from which on there is room for a label.
 _CALL_ROW, _GROUP_ROW, _LABELLED = 30.0, 52.0, 18.0
-#: Space above for captions, or below for edges that lead back.
-_MARGIN = 34
+#: Space above for captions, at the sides for edges that lead back, and below for each of these.
+_MARGIN, _SIDE, _BACK = 34, 40, 16
 #: Characters of a label.
 _LABEL = 24
 #: The state that decides the frame of a group: what went wrong before what goes on.
@@ -132,33 +132,43 @@ class _Frame:
     """Turns columns and rows into pixels."""
 
     def __init__(self, picture: Picture) -> None:
-        self._columns = picture.columns
+        self.columns = picture.columns
         self._rows = rows_of(picture.columns, picture.edges)
         longest = max(len(_cut(box.label)) for box in picture.boxes.values())
-        rows = max(self._rows.values()) + 1
+        rows = max(self._rows.values()) + 0.5
         # The height of a row: less where there are many calls, down to a strip for each.
         self._row = _GROUP_ROW if picture.grouped else max(6.0, min(_CALL_ROW, _HEIGHT / rows))
         self.labelled = self._row >= _LABELLED
         self.wide = max(60, longest * _CHARACTER + 16)
         self.tall = self._row * (0.75 if self.labelled else 0.85)
         self._above = 2 if self.labelled else _MARGIN
-        back = any(self._columns[target] <= self._columns[source] for source, target in picture.edges)
-        self.width = (max(self._columns.values()) + 1) * (self.wide + _GAP) - _GAP + 4
-        self.height = self._above + rows * self._row + (_MARGIN if back else 2)
+        #: Those that lead back, each with how far below everything it runs.
+        self.back = {edge: number for number, edge in enumerate(filter(self._leads_back, picture.edges), 1)}
+        self._side = _SIDE if self.back else 2
+        self.floor = self._above + rows * self._row
+        self.width = (max(self.columns.values()) + 1) * (self.wide + _GAP) - _GAP + 2 * self._side
+        self.height = self.floor + len(self.back) * _BACK + 2
 
-    def left(self, node: int) -> int:
-        return self.left_of(self._columns[node])
+    def _leads_back(self, edge: tuple[int, int]) -> bool:
+        source, target = edge
+        return source != target and self.columns[target] <= self.columns[source]
+
+    def left(self, stop: Stop) -> int:
+        return self.left_of(stop[1] if isinstance(stop, tuple) else self.columns[stop])
 
     def left_of(self, column: int) -> int:
-        return 2 + column * (self.wide + _GAP)
+        return self._side + column * (self.wide + _GAP)
+
+    def middle(self, stop: Stop) -> float:
+        return self._above + self._rows[stop] * self._row
 
     def top(self, node: int) -> float:
-        return self._above + self._rows[node] * self._row + (self._row - self.tall) / 2
+        return self.middle(node) - self.tall / 2
 
 
 def _svg(picture: Picture) -> Markup:
     frame = _Frame(picture)
-    parts = [_edge(frame, *ends, number if picture.grouped else None) for ends, number in picture.edges.items()]
+    parts = [*_edges(frame, picture)]
     parts += [_box(frame, node, box, picture.grouped) for node, box in picture.boxes.items()]
     if not frame.labelled:
         parts += _captions(frame, picture)
@@ -166,20 +176,59 @@ def _svg(picture: Picture) -> Markup:
     return tag("svg", *parts, xmlns="http://www.w3.org/2000/svg", font_family="sans-serif", font_size=12, **size)
 
 
-def _edge(frame: _Frame, source: int, target: int, number: int | None) -> Markup:
-    """From the right of one box to the left of another, with a number where one is given."""
-    x, y = float(frame.left(source) + frame.wide), frame.top(source) + frame.tall / 2
-    to_x, to_y = float(frame.left(target)), frame.top(target) + frame.tall / 2
-    bend, sag = max(_GAP / 2, (to_x - x) / 2), 0.0
-    if to_x < x:  # back, or to itself: from below the one to below the other
-        x, to_x = frame.left(source) + frame.wide * 0.6, frame.left(target) + frame.wide * 0.4
-        y, to_y = frame.top(source) + frame.tall, frame.top(target) + frame.tall
-        bend, sag = 0.0, _MARGIN
-    curve = f"M{x:.0f},{y:.1f} C{x + bend:.0f},{y + sag:.1f} {to_x - bend:.0f},{to_y + sag:.1f} {to_x:.0f},{to_y:.1f}"
-    path = tag("path", d=curve, fill="none", stroke="#7b8794", stroke_opacity=0.6)
-    if number is None:
-        return path
-    return Markup(path + _text(str(number), (x + to_x) / 2, (y + to_y) / 2 - 4 + sag * 0.9, font_size=10))
+def _edges(frame: _Frame, picture: Picture) -> Iterator[Markup]:
+    """Lines, what several edges share once, and how many dependencies an edge stands for where boxes are groups."""
+    yield from (_line(_step(frame, *step)) for step in passages(frame.columns, picture.edges))
+    for edge, number in picture.edges.items():
+        source, target = edge
+        if edge in frame.back:
+            curve, x, y = _back(frame, source, target, frame.back[edge])
+        elif source == target:
+            curve, x, y = _loop(frame, source)
+        else:
+            before = last_stop(source, target, frame.columns)
+            curve, (x, y) = _step(frame, before, target), _beside(frame, before, target)
+        yield _line(curve)
+        if picture.grouped:
+            yield _text(str(number), x, y, font_size=10)
+
+
+def _line(curve: str) -> Markup:
+    return tag("path", d=curve, fill="none", stroke="#7b8794", stroke_opacity=0.6)
+
+
+def _step(frame: _Frame, before: Stop, stop: Stop) -> str:
+    """From the right of one to the left of the next, and straight through where that is a passage."""
+    x, y, to_x, to_y = frame.left(before) + frame.wide, frame.middle(before), frame.left(stop), frame.middle(stop)
+    bend = (to_x - x) / 2
+    curve = f"M{x},{y:.1f} C{x + bend:.0f},{y:.1f} {to_x - bend:.0f},{to_y:.1f} {to_x},{to_y:.1f}"
+    return f"{curve} h{frame.wide}" if isinstance(stop, tuple) else curve
+
+
+def _beside(frame: _Frame, before: Stop, stop: Stop) -> tuple[float, float]:
+    """Where a number stands: at a third of the way, where lines neither begin together nor end together nor cross."""
+    y, to_y = frame.middle(before), frame.middle(stop)
+    return frame.left(before) + frame.wide + 0.37 * _GAP, y + 0.26 * (to_y - y) - 3
+
+
+def _back(frame: _Frame, source: int, target: int, number: int) -> tuple[str, float, float]:
+    """Around everything: down to the right of the one, back below all, and up to the left of the other."""
+    x, y, to_x, to_y = frame.left(source) + frame.wide, frame.middle(source), frame.left(target), frame.middle(target)
+    aside, low = 12 + 4 * (number % 6), frame.floor + (number - 0.25) * _BACK
+    down, up = x + aside, to_x - aside
+    curve = (
+        f"M{x},{y:.1f} Q{down},{y:.1f} {down},{y + 12:.1f} V{low - 12:.1f} Q{down},{low:.1f} {down - 12},{low:.1f} "
+        f"H{up + 12} Q{up},{low:.1f} {up},{low - 12:.1f} V{to_y + 12:.1f} Q{up},{to_y:.1f} {to_x},{to_y:.1f}"
+    )
+    return curve, (down + up) / 2, low - 3
+
+
+def _loop(frame: _Frame, node: int) -> tuple[str, float, float]:
+    """From a box to itself, below it."""
+    left, bottom, sag = frame.left(node), frame.top(node) + frame.tall, 0.2 * frame.tall
+    x, to_x = left + frame.wide * 0.5, left + frame.wide * 0.3
+    curve = f"M{x:.0f},{bottom:.1f} c0,{sag:.1f} {to_x - x:.0f},{sag:.1f} {to_x - x:.0f},0"
+    return curve, left + frame.wide * 0.6, bottom + 9
 
 
 def _box(frame: _Frame, node: int, box: Box, grouped: bool) -> Markup:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from asyncflow.testing.leaks import descendants
 from tests.support.scripts import environment
@@ -38,7 +46,49 @@ def start_command_line(*arguments: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def ctrl_c(process: subprocess.Popen[str]) -> None:
+#: What a terminal is told when lines are taken out of the region that scrolls, and when they are given back.
+RESERVED, RELEASED = re.compile(r"\x1b\[1;\d+r"), "\x1b[r"
+
+
+class Terminal:
+    """Reads what a program writes to its terminal."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def until(self, words: str) -> str:
+        """What has come since the last call, as soon as `words` are in it."""
+        received = b""
+        while words.encode() not in received:
+            received += os.read(self._descriptor, 100_000)
+        return received.decode(errors="replace")  # a character may have come in part
+
+
+@contextmanager
+def on_terminal(
+    *arguments: str | Path, lines: int = 24, columns: int = 100
+) -> Iterator[tuple[subprocess.Popen[bytes], Terminal]]:
+    """Start it in a process group of its own with a terminal of that size for stdout and stderr."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env={**environment(), "TERM": "xterm-256color"},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    try:
+        yield process, Terminal(ours)
+    finally:
+        process.kill()  # nothing, where it has ended
+        process.wait()
+        os.close(ours)
+
+
+def ctrl_c(process: subprocess.Popen[Any]) -> None:
     """What a terminal does at Ctrl-C: the signal goes to the whole group in the foreground."""
     os.killpg(process.pid, signal.SIGINT)
 
