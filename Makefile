@@ -11,7 +11,7 @@ INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check install --quiet --e
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint soak bench docs clean mpi
+.PHONY: help demo test lint soak bench docs clean mpi slurm
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,7 +61,7 @@ $(VENV)/.docs: pyproject.toml $(VENV)/.created
 	@$(INSTALL) '.[docs]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml $(VENV)/.created | mpi
+$(VENV)/.test: pyproject.toml $(VENV)/.created | mpi slurm
 	@echo 'installing asyncflow and what the tests need in $(VENV)'
 	@$(INSTALL) '.[test]'
 	@touch $@
@@ -69,3 +69,8 @@ $(VENV)/.test: pyproject.toml $(VENV)/.created | mpi
 # Without MPI its tests are skipped, which CI does not accept.
 mpi:
 	@command -v mpirun >/dev/null || .ci/debian-packages openmpi-bin libopenmpi-dev || [ -z "$$CI" ]
+
+# The same holds for SLURM, whose clusters root alone can start.
+slurm:
+	@PATH=$$PATH:/usr/sbin; command -v slurmd >/dev/null && command -v slurmctld >/dev/null || \
+	    .ci/debian-packages munge slurmctld slurmd slurm-client || [ -z "$$CI" ]

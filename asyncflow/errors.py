@@ -391,6 +391,38 @@ class WorkerLostError(AsyncflowError):
         )
 
 
+class ResultLostError(AsyncflowError):
+    """A result that stayed on the cluster was lost with its workers, and could not be made again."""
+
+    def __init__(self, name: str, uid: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"the result of {name!r} ({uid}) was lost with the worker that had it and cannot be made again: {reason}"
+        )
+
+
+class ResultNotFetchedError(AsyncflowError):
+    """A result that stayed on the cluster, and that nobody awaited before the engine was shut down."""
+
+    def __init__(self, name: str, uid: str) -> None:
+        super().__init__(
+            f"the result of {name!r} ({uid}) stayed on the cluster and went with it: await its future before the "
+            f"engine is shut down"
+        )
+
+
+class WorkerRefusedError(AsyncflowError):
+    """A worker of a cluster that does not go with the engine; it is not used."""
+
+    def __init__(self, worker: str, reason: str) -> None:
+        self.worker = worker
+        self.reason = reason
+        super().__init__(
+            f"the worker {worker} is not used: {reason}; give it the engine's Python and asyncflow, for example the "
+            f"same virtual environment on a shared file system"
+        )
+
+
 class BackendLostError(AsyncflowError):
     """A task whose backend broke as a whole and can run nothing more."""
 

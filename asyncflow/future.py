@@ -77,13 +77,23 @@ class TaskFuture(asyncio.Future[R]):
         """PENDING, RUNNING, DONE, FAILED or CANCELLED."""
         state = self._component.state
         # Its value is there, but not here: `result()` has to wait for the loop.
-        return State.RUNNING if state is State.DONE and not self.done() else state
+        return State.RUNNING if state is State.DONE and not asyncio.Future.done(self) else state
+
+    def done(self) -> bool:
+        """As of every `asyncio.Future`. Asking takes an interest: a result that stayed on a cluster is fetched."""
+        if asyncio.Future.done(self):
+            return True
+        if not self._awaited and self._component.phase.ended:
+            scheduler = self._component.binding.scheduler
+            if scheduler.on_loop_thread():
+                scheduler.reserve(self)
+        return False
 
     def add_done_callback(
         self, fn: Callable[[TaskFuture[R]], object], /, *, context: contextvars.Context | None = None
     ) -> None:
         """As of every `asyncio.Future`; `await` and `gather` come here too."""
-        if not self._awaited and not self.done():
+        if not self._awaited and not asyncio.Future.done(self):
             self._component.binding.scheduler.reserve(self)
         if context is None:
             asyncio.Future.add_done_callback(self, fn)
@@ -100,7 +110,7 @@ class TaskFuture(asyncio.Future[R]):
 
     def _value(self) -> R:
         """What `result()` will return; here as soon as the task is DONE, on any thread."""
-        return self.result() if self.done() else self._component.binding.scheduler.value_of(self)
+        return self.result() if asyncio.Future.done(self) else self._component.binding.scheduler.value_of(self)
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel the call and all that depends on it; False where it has ended.

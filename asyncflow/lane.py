@@ -54,6 +54,7 @@ class Lane:
     """Ready components of one backend, by priority and then in their order."""
 
     __slots__ = (
+        "_coroutines",
         "_cost",
         "_queues",
         "_ranks",
@@ -76,15 +77,15 @@ class Lane:
         self.reports_start = capabilities.reports_start
         #: Whether workers may hand over as well as the loop; what must be started by hand is the loop's.
         self.thread_safe = capabilities.thread_safe and capabilities.reports_start
-        self._workers = capabilities.workers
+        self._coroutines = coroutines
         #: Coroutines cost no worker while they wait, and must all be out to overlap. Where a backend does not report
         #: starts, what is handed over must start at once.
         self.fixed = coroutines or not capabilities.reports_start
         #: Mean seconds a task.
         self._cost = _UNKNOWN
-        self.limit = capabilities.concurrency if coroutines else self._workers
-        if not self.fixed:
-            self._set_limit()
+        self._workers = 0
+        self.limit = 0
+        self.resize()
         #: Items handed over and not yet reported as ended.
         self.out: set[WorkItem] = set()
         #: What to do when the work of an item that was given up is dead.
@@ -94,6 +95,14 @@ class Lane:
         self._ranks: list[int] = []
         #: Whether the scheduler already knows that there is something to hand over.
         self.dirty = False
+
+    def resize(self) -> None:
+        """Go by the numbers that the backend has now."""
+        capabilities = self.state.capabilities
+        self._workers = capabilities.workers
+        self.limit = capabilities.concurrency if self._coroutines else self._workers
+        if not self.fixed:
+            self._set_limit()
 
     def push(self, component: Component, first: bool = False) -> None:
         """Queue a READY component; `first` puts it before those of its priority."""

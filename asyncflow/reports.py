@@ -40,6 +40,7 @@ class Handlers(Protocol):
     def on_finished(self, item: WorkItem, outcome: Outcome) -> None: ...
     def on_lost(self, item: WorkItem, loss: Loss) -> None: ...
     def on_broken(self, state: Any, reason: str) -> None: ...
+    def on_resized(self, state: Any, _: None) -> None: ...
     def on_defect(self, subject: Any, error: BaseException) -> None:
         """A report about `subject` could not be handled."""
 
@@ -191,6 +192,9 @@ class MailboxReporter:
     def broken(self, reason: str) -> None:
         self._post(self._handlers.on_broken, self._state, reason)
 
+    def resized(self) -> None:
+        self._post(self._handlers.on_resized, self._state, None)
+
 
 class DirectReporter:
     """The `Reporter` of the block runner, which is on the loop already: its ends count in the same turn."""
@@ -212,3 +216,6 @@ class DirectReporter:
 
     def broken(self, reason: str) -> None:
         raise InternalError("the block runner cannot break")
+
+    def resized(self) -> None:
+        raise InternalError("the block runner has no size")

@@ -18,13 +18,14 @@ from time import time
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from asyncflow.arguments import resolve
-from asyncflow.backends.contract import Kind, Loss, Outcome, WorkDied, WorkItem
+from asyncflow.backends.contract import Kind, Loss, Outcome, RemoteValue, WorkDied, WorkItem
 from asyncflow.component import Binding, Component, Tally
 from asyncflow.errors import (
     BackendLostError,
     DependencyFailureError,
     ForeignFutureError,
     InternalError,
+    ResultNotFetchedError,
     TaskExitError,
     TaskTimeoutError,
     WorkerLostError,
@@ -34,13 +35,15 @@ from asyncflow.graph import Phase, connect, orphans, release, validate
 from asyncflow.lane import BackendState, Lane
 from asyncflow.options import seconds
 from asyncflow.reports import DirectReporter, Mailbox, MailboxReporter
+from asyncflow.stayed import StayedResults
 
 #: How many task names are counted apart; a program that makes up names without end must not fill the memory with them.
 _NAMES = 1000
 #: How many dependencies of a component are remembered for drawings.
 _DRAWN = 200
-#: A TaskFuture refuses to be set by anybody else.
+#: A TaskFuture refuses to be set by anybody else, and takes an interest for one in its value.
 _set_result = asyncio.Future.set_result
+_is_done = asyncio.Future.done
 
 #: The keyword arguments of an item that has none, or has ended.
 _NOTHING: dict[str, Any] = {}
@@ -83,6 +86,8 @@ class Scheduler:
         self._mailbox = Mailbox(loop, self)
         #: Values of components that are DONE and whose futures somebody awaits: the loop sets them, in this order.
         self._undelivered: OrderedDict[TaskFuture[Any], Any] = OrderedDict()
+        #: Results of components that are DONE which their backend has kept.
+        self._stayed = StayedResults(partial(self._mailbox.post, self._on_fetched))
         #: Lanes that may have something to hand over.
         self._dirty: list[Lane] = []
         self._flush_due = False
@@ -153,7 +158,7 @@ class Scheduler:
                 numbers.append(dependency.seq)
                 if not dependency.phase.ended:
                     unfinished.append(dependency)
-                elif dependency.phase is not Phase.DONE:
+                elif dependency.phase is not Phase.DONE or self._stays_elsewhere(future, component):
                     others.append(future)
             elif future.get_loop() is self._loop or future.done():
                 others.append(future)
@@ -162,6 +167,10 @@ class Scheduler:
         connect(component, unfinished)
         component.after = tuple(numbers if len(numbers) <= _DRAWN else numbers[:_DRAWN])
         return others
+
+    def _stays_elsewhere(self, future: asyncio.Future[Any], component: Component) -> bool:
+        """Whether a value must be fetched before `component` can have it."""
+        return bool(self._stayed) and not self._stayed.usable_by(future, component.binding.lane.state.backend)
 
     def _depend(self, component: Component, future: asyncio.Future[Any]) -> None:
         """Wait for a future that is not of this engine, or end as one does that has ended."""
@@ -261,9 +270,9 @@ class Scheduler:
         count = len(self._undelivered)
         while self._undelivered:
             future, value = self._undelivered.popitem(last=False)
-            if not future.done():
+            if not _is_done(future):
                 _set_result(future, value)
-        if self._idle_waiters and not self.unfinished:
+        if self._idle_waiters and not self.unfinished and not self._stayed.coming:
             for waiter in self._idle_waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -405,6 +414,14 @@ class Scheduler:
                     self._end_broken(item.component, state)
         self.flush()
 
+    def on_resized(self, state: BackendState, _: None) -> None:
+        """The backend has other numbers than before: more may be handed over, or less."""
+        for lane in state.lanes.values():
+            lane.resize()
+            if not lane.dirty:
+                lane.dirty = True
+                self._dirty.append(lane)
+
     def _end_broken(self, component: Component, state: BackendState) -> None:
         error = BackendLostError(component.name, state.backend.name, state.broken or "")
         self._end_failed(component, error)
@@ -517,7 +534,9 @@ class Scheduler:
         component.move(Phase.DONE)
         component.binding.tally.done += 1
         future = component.future
-        if future is not None and not future.done():
+        if isinstance(value, RemoteValue):
+            self._end_stayed(component, value)
+        elif future is not None and not _is_done(future):
             if future._awaited:
                 self._undelivered[future] = value
             else:  # nothing of the loop's: safe on any thread, while nobody can begin to await it
@@ -525,6 +544,38 @@ class Scheduler:
         for dependent in release(component):
             self._make_ready(dependent)
         self._forget(component)
+
+    def _end_stayed(self, component: Component, value: RemoteValue) -> None:
+        """Dependents on other backends, and who awaits the future, wait on until the value has been fetched."""
+        if component.future is not None:
+            self._stayed.add(component.future, value)
+        others = [
+            dependent
+            for dependent in component.dependents or ()
+            if dependent.phase is Phase.WAITING and dependent.binding.lane.state.backend is not value.backend
+        ]
+        for dependent in others:
+            dependent.waits += 1
+            dependent.foreign += 1
+        if others and component.future is not None:
+            self._mailbox.post(self._await_for, component.future, others)
+
+    def _await_for(self, future: TaskFuture[Any], dependents: list[Component]) -> None:
+        for dependent in dependents:
+            future.add_done_callback(partial(self._foreign_ended, dependent))
+
+    def _on_fetched(self, future: TaskFuture[Any], arrived: tuple[Any, BaseException | None]) -> None:
+        """A value that had stayed is here, or cannot be had."""
+        self._stayed.take(future)
+        value, error = arrived
+        if _is_done(future):
+            return
+        if error is None:
+            _set_result(future, value)
+        else:
+            future._failure = FailureNotice(future._component, error, self._loop)
+            asyncio.Future.set_exception(future, error)
+        self._deliver()
 
     def _end_failed(self, component: Component, error: BaseException, notice: FailureNotice | None = None) -> None:
         self._deliver()  # in the order of the ends
@@ -537,7 +588,7 @@ class Scheduler:
             component.move(Phase.FAILED)
             component.binding.tally.failed += 1
             future = component.future
-            if future is not None and not future.done():
+            if future is not None and not _is_done(future):
                 future._failure = notice
                 asyncio.Future.set_exception(future, error)
             names = (component.name, component.uid)
@@ -581,7 +632,7 @@ class Scheduler:
     @_exclusive
     def _idle_waiter(self) -> asyncio.Future[None] | None:
         """What is done when no component is unfinished; None where that is so already."""
-        if not self.unfinished and not self._undelivered:
+        if not self.unfinished and not self._undelivered and not self._stayed.coming:
             return None
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._idle_waiters.append(waiter)
@@ -594,6 +645,10 @@ class Scheduler:
         for component in list(self.unfinished.values()):
             self._abandon(component)
             self._end_cancelled(component, message)
+        for future in self._stayed.rest():
+            error = ResultNotFetchedError(future.name, future.uid)
+            self._on_fetched(future, (None, error))
+            future._failure = None  # nobody wanted it so far
 
     # --- self-check --------------------------------------------------------------------------------------------------
 
@@ -607,7 +662,7 @@ class Scheduler:
                 raise InternalError(f"{component.story()} has the item {component.item!r}")
             if component.item is not None and component.item not in component.item.lane.out:
                 raise InternalError(f"{component.story()} has an item that is not out")
-            if component.future is None or component.future.done():
+            if component.future is None or _is_done(component.future):
                 raise InternalError(f"{component.story()} has no unfinished future")
 
     @_exclusive
@@ -632,11 +687,16 @@ class Scheduler:
         """Somebody begins to await `future`: from now on only the loop sets it."""
         with self._mailbox.lock:
             future._awaited = True
+            if self._stayed:
+                self._stayed.fetch(future)
         self._mailbox.catch_up()
 
     def value_of(self, future: TaskFuture[Any]) -> Any:
         """The result of a component that is DONE; its future may not have it yet."""
-        return self._undelivered[future] if future in self._undelivered else future.result()
+        if future in self._undelivered:
+            return self._undelivered[future]
+        stayed = self._stayed.value_of(future)
+        return stayed if stayed is not None else future.result()
 
     def out(self) -> int:
         """How many items are with backends."""

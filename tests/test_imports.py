@@ -26,7 +26,7 @@ LAYERS = [
     {"components", "task", "mapping"},
     {"scheduler"},
     {"lane"},
-    {"blocks", "reports"},
+    {"blocks", "reports", "stayed"},
     {"component", "future"},
     {"display"},
     {"graph"},
@@ -35,13 +35,14 @@ LAYERS = [
     {"backends"},
     {"description"},
     {"options", "wfformat"},
-    {"errors"},
+    {"errors", "version"},
 ]
 
 #: The same within asyncflow.backends.
 BACKENDS = [
     {""},
     {"registry"},
+    {"dask"},
     {"executor", "noop", "processes", "threads"},
     {"coroutines", "worker"},
     {"own_process"},

@@ -117,6 +117,7 @@ class WorkItem:
         "handle",
         "kwargs",
         "lane",
+        "packed",
         "solo",
         "started",
         "watched",
@@ -148,6 +149,8 @@ class WorkItem:
         self.gpus: tuple[str, ...] = ()
         self.handle: Any = None
         self.cancelled = False
+        # Where one backend hands the item on to another: its arguments as they were pickled, instead of `args`.
+        self.packed: Any = None
         # The engine's: whose attempt this is, through which lane it went, when it began.
         self.component: Any = None
         self.lane: Any = None
@@ -195,6 +198,22 @@ class Outcome:
         self.place = place
 
 
+class RemoteValue:
+    """As an outcome's value: the result stays where it was made until somebody other than its backend needs it.
+
+    The backend takes it back in the arguments of later items, where it stands for the value; nobody else is given one.
+    """
+
+    __slots__ = ("backend",)
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def fetch(self, done: Callable[[Any, BaseException | None], None]) -> None:
+        """Have `done(value, error)` called, on any thread, when the value is here or cannot be had."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Loss:
     """How an attempt ended without an outcome: its worker died, or it never reached one."""
@@ -233,6 +252,9 @@ class Reporter(Protocol):
     def broken(self, reason: str) -> None:
         """The backend can run nothing any more; items not yet reported are taken as lost."""
 
+    def resized(self) -> None:
+        """The backend's capabilities have other numbers than before."""
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -254,6 +276,8 @@ class Capabilities:
     survives_worker_loss: bool
     #: `Reporter.started` is called when an item begins; else items count as begun when they are handed over.
     reports_start: bool = True
+    #: The most that one task may hold, where that is less than the total: what one node has.
+    largest: Resources | None = None
     #: `submit` may be called from any thread, also from within a report; never twice at once.
     thread_safe: bool = False
     #: The version of this contract that the backend was written for.

@@ -12,8 +12,10 @@ import importlib
 import inspect
 import mmap
 import pickle
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import cloudpickle
@@ -25,6 +27,49 @@ _PROTOCOL = 5
 
 #: What holds pickled bytes, or a buffer that a pickle refers to.
 Segment = bytes | bytearray | memoryview | mmap.mmap
+
+
+class PackedFunction:
+    """A function as `dump_function` wrote it, in the place of the function where nobody calls it."""
+
+    def __init__(self, data: Segment) -> None:
+        self.data = data
+
+    def __call__(self) -> Any:
+        raise TypeError("a packed function is for a worker to unpack")
+
+
+class PackedError(Exception):
+    """An exception as `dump_error` wrote it."""
+
+    def __init__(self, data: Segment) -> None:
+        super().__init__("an exception that nobody has unpickled yet")
+        self.data = data
+
+
+class PackedCall:
+    """The arguments of a call as `pack_arguments` wrote them, and the values that stand in them under a name."""
+
+    __slots__ = ("given", "segments")
+
+    def __init__(self, segments: Sequence[Segment], given: Mapping[str, Sequence[Segment]]) -> None:
+        self.segments = segments
+        #: As `pack_result` wrote them.
+        self.given = given
+
+
+class _Given(threading.local):
+    """The values that the arguments now being unpickled on this thread refer to by name."""
+
+    values: Mapping[str, Sequence[Segment]] = MappingProxyType({})
+
+
+_given = _Given()
+
+
+def given_value(name: str) -> Any:
+    """What stands in pickled arguments for a value that travels beside them."""
+    return unpack(_given.values[name])
 
 
 def dumps(value: Any) -> bytes:
@@ -44,6 +89,8 @@ def loads(data: Segment) -> Any:
 
 def dump_function(definition: Definition) -> bytes:
     """The function of `definition` for a worker: by reference where it can be imported there, else by value."""
+    if isinstance(definition.fn, PackedFunction):
+        return bytes(definition.fn.data)
     try:
         if definition.reference is not None and definition.reference[0] != "__main__":
             return dumps((definition.reference, None))
@@ -94,12 +141,17 @@ def pack_arguments(definition: Definition, args: tuple[Any, ...], kwargs: dict[s
         raise NotPicklableError(definition.name, *_culprit(definition, args, kwargs, error)) from error
 
 
-def unpack_arguments(name: str, segments: Sequence[Segment]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments that `pack_arguments` wrote."""
+def unpack_arguments(
+    name: str, segments: Sequence[Segment], given: Mapping[str, Sequence[Segment]]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that `pack_arguments` wrote, `given` being the values that they refer to by name."""
+    _given.values = given
     try:
         args, kwargs = unpack(segments)
     except BaseException as error:
         raise NotPicklableError(name, "arguments", f"on the worker, {_reason(error)}") from error
+    finally:
+        del _given.values
     return args, kwargs
 
 

@@ -29,6 +29,7 @@ GROUP = "asyncflow.backends"
 _OWN = {
     "threads": "asyncflow.backends.threads:ThreadBackend",
     "processes": "asyncflow.backends.processes:ProcessBackend",
+    "dask": "asyncflow.backends.dask:DaskBackend",
     "noop": "asyncflow.backends.noop:NoopBackend",
 }
 

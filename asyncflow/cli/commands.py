@@ -5,19 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 import click
 
 from asyncflow.cli.failure import INTERRUPTED, CommandLineError
-
-
-def installed_version() -> str:
-    """The version of the installed package."""
-    try:
-        return version("asyncflow-hpc")
-    except PackageNotFoundError:
-        return "unknown (not installed)"
+from asyncflow.version import installed_version
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:

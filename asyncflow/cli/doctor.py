@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from asyncflow.cli import probes
-from asyncflow.cli.commands import installed_version
 from asyncflow.cli.filesystem import FileSystem
+from asyncflow.version import installed_version
 
 #: Every probe by the name of its finding, in the order of the page.
 PROBES: dict[str, Callable[[], Any]] = {

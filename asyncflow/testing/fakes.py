@@ -185,6 +185,9 @@ class RecordingReporter:
         self.breakdown = reason
         self._loop.call_soon_threadsafe(self._changed.set)
 
+    def resized(self) -> None:
+        """Of no interest here."""
+
     def _keep(self, report: str, item: WorkItem, content: object) -> None:
         self.log.append((report, item, content))
         self._loop.call_soon_threadsafe(self._changed.set)

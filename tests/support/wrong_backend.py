@@ -90,6 +90,9 @@ class WrongReporter:
     def broken(self, reason: str) -> None:
         self._backend.reporter.broken(reason)
 
+    def resized(self) -> None:
+        self._backend.reporter.resized()
+
 
 def changed(definition: Definition, **changes: Any) -> Definition:
     """A definition like another but for `changes`."""

@@ -94,7 +94,12 @@ class _Arrival:
         if self._args is not None:
             return self._args, {}
         segments, self._segments = self._segments, ()
-        return payload.unpack_arguments(self.function.name, segments)
+        *_, counts = self._about
+        given, end = {}, len(segments)
+        for name, count in reversed(counts):
+            given[name] = segments[end - count : end]
+            end -= count
+        return payload.unpack_arguments(self.function.name, segments[:end], given)
 
     def item(self) -> WorkItem:
         """Unpickled; raises NotPicklableError."""
@@ -112,7 +117,7 @@ class _Arrival:
         return self._item(definition, (), {})
 
     def _item(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> WorkItem:
-        uid, attempt, directory, gpus = self._about
+        uid, attempt, directory, gpus, _ = self._about
         item = WorkItem(definition, args, kwargs, uid=uid, attempt=attempt)
         item.directory, item.gpus, item.component = directory, gpus, self.key
         return item

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,6 +22,7 @@ from asyncflow.backends.body import cancelled_outcome
 from asyncflow.backends.contract import Definition, Kind, Loss, Outcome, Place, Reporter, WorkItem
 from asyncflow.backends.launch import asked_variables, attempt_mark
 from asyncflow.backends.orphans import ATTEMPT, Family, sweep
+from asyncflow.backends.payload import Segment
 from asyncflow.backends.processes.channel import Channel, Message
 from asyncflow.backends.processes.process import Seat, WorkerProcess
 from asyncflow.backends.resources import Ledger
@@ -111,6 +112,10 @@ class Pool:
 
     def cancel(self, item: WorkItem) -> None:
         self._command(self._cancel, item)
+
+    def give_back(self, take: Callable[[list[WorkItem]], None]) -> None:
+        """Call `take`, on this pool's thread, with the plain calls and coroutines that no worker has; they are out."""
+        self._command(self._give_back, take)
 
     def stop(self, grace: float) -> None:
         """End everything within `grace` seconds and a little; the thread ends then."""
@@ -384,8 +389,8 @@ class Pool:
             number = worker.number_of(definition)
             if number is None:
                 number = worker.number_of(definition, self._function(definition))
-            small = not item.kwargs and _SMALL.issuperset(map(type, item.args))
-            segments = () if small else payload.pack_arguments(definition, item.args, item.kwargs)
+            small = item.packed is None and not item.kwargs and _SMALL.issuperset(map(type, item.args))
+            segments, given = ((), ()) if small else _packed_arguments(item)
         except BaseException as error:
             now = time.time()
             self._reporter.finished(item, Outcome(None, error, now, now, self._place))
@@ -393,8 +398,8 @@ class Pool:
         self._keys += 1
         among[self._keys] = item
         self._where[item] = self._keys, worker
-        about = (self._keys, number, item.args if small else None, item.uid, item.attempt, item.directory, item.gpus)
-        self._tell(worker.channel, worker, "run", about, segments)
+        about = (item.uid, item.attempt, item.directory, item.gpus, given)
+        self._tell(worker.channel, worker, "run", (self._keys, number, item.args if small else None, *about), segments)
         worker.heard = time.monotonic()
         if worker.hoards:
             self._watch(worker.heard)
@@ -499,16 +504,9 @@ class Pool:
         worker.recalled = False
         if worker.hoards:
             self._watch(time.monotonic())
-        name = item.definition.name
         error: BaseException | None = None
         if segments:
-            try:
-                if failed:
-                    error = payload.load_error(name, segments[0])
-                else:
-                    value = payload.unpack_result(name, segments)
-            except BaseException as unreadable:
-                error = unreadable
+            value, error = _unpacked(item, failed, segments)
         self._reporter.finished(item, Outcome(value, error, started, ended, worker.place))
 
     def _on_death(self, worker: WorkerProcess) -> None:
@@ -561,6 +559,12 @@ class Pool:
         else:
             self._ledger.offer(item)
 
+    def _give_back(self, take: Callable[[list[WorkItem]], None]) -> None:
+        waiting = [*self._plain, *self._coroutines]
+        self._plain.clear()
+        self._coroutines.clear()
+        take(waiting)
+
     # --- cancelling and stopping -------------------------------------------------------------------------------------
 
     def _cancel(self, item: WorkItem) -> None:
@@ -594,6 +598,27 @@ class Pool:
 
     def _end_cancelled(self, item: WorkItem) -> None:
         self._reporter.finished(item, cancelled_outcome(self._place))
+
+
+def _packed_arguments(item: WorkItem) -> tuple[Sequence[Segment], tuple[tuple[str, int], ...]]:
+    """The segments of a call; the last ones are those of the values given beside: the name and how many of each."""
+    if item.packed is None:
+        return payload.pack_arguments(item.definition, item.args, item.kwargs), ()
+    given: Mapping[str, Sequence[Segment]] = item.packed.given
+    segments = [*item.packed.segments, *(segment for value in given.values() for segment in value)]
+    return segments, tuple((name, len(value)) for name, value in given.items())
+
+
+def _unpacked(item: WorkItem, failed: bool, segments: Sequence[Segment]) -> tuple[Any, BaseException | None]:
+    """The value or the error that a worker sent; as it came where the call was handed in so."""
+    if item.packed is not None:
+        return (None, payload.PackedError(segments[0])) if failed else (segments, None)
+    try:
+        if failed:
+            return None, payload.load_error(item.definition.name, segments[0])
+        return payload.unpack_result(item.definition.name, segments), None
+    except BaseException as unreadable:
+        return None, unreadable
 
 
 def _note_cost(definition: Definition, seconds: float) -> None:

@@ -1,0 +1,392 @@
+"""Which node gets which task: the queue of the Dask backend. Everything here runs on the backend's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import count
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from asyncflow.backends import payload
+from asyncflow.backends.body import cancelled_outcome
+from asyncflow.backends.contract import Definition, Loss, Outcome, Place, Reporter, WorkItem
+from asyncflow.backends.dask.node import Job, Node
+from asyncflow.backends.dask.results import Call, Result, Results, StayedValue, found_in
+from asyncflow.backends.payload import Segment
+from asyncflow.errors import ResultLostError
+
+_log = logging.getLogger("asyncflow")
+
+#: Seconds after which a node that has more than it can be running is asked to give back what it has not begun, where
+#: another one is free.
+_PATIENCE = 0.02
+#: How much the last call's cost counts in the running mean.
+_WEIGHT = 0.1
+#: How many losses of its worker the making again of a result survives.
+_MAX_LOSSES = 3
+
+
+class Dispatcher:
+    """Jobs that wait, the nodes, and what is where."""
+
+    def __init__(self, backend: Any, session: str, concurrency: int, large: int, reporter: Reporter) -> None:
+        """`concurrency` is coroutines a core, `large` the bytes from which a result stays on the cluster."""
+        self._backend = backend
+        self._session = session
+        self._large = large
+        self._concurrency = concurrency
+        self._reporter = reporter
+        self._place = Place(backend.name)
+        self._keys = count(1)
+        self.nodes: list[Node] = []
+        #: Jobs that wait for a node, by kind; those whose results have to be made again are in none.
+        self._calls: deque[Job] = deque()
+        self._coroutines: deque[Job] = deque()
+        self._holders: deque[Job] = deque()
+        self._jobs: dict[WorkItem, Job] = {}
+        self.results = Results(self._make_again)
+        self._functions: WeakKeyDictionary[Definition, bytes] = WeakKeyDictionary()
+        self._watching = False
+        #: Whether `assign` will be called in the next turn of the loop.
+        self._due = False
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for a node."""
+        return len(self._calls) + len(self._coroutines) + len(self._holders)
+
+    # --- the engine's words ------------------------------------------------------------------------------------------
+
+    def submit(self, items: Iterable[WorkItem]) -> None:
+        """Take items; those that cannot be pickled end at once."""
+        for item in items:
+            try:
+                job = self._job(item, self._call(item))
+            except BaseException as error:
+                self._reporter.finished(item, self._failed(error))
+                continue
+            self._jobs[item] = job
+            self._queue(job)
+        self.assign()
+
+    def _job(self, item: WorkItem, call: Call, remakes: Result | None = None) -> Job:
+        key = next(self._keys)
+        if remakes is None:
+            job = Job(key, item, call, f"{self._session}-{key}", self._large)
+        else:
+            job = Job(key, item, call, remakes.name, 0)
+            job.remakes = remakes
+        for result in call.inputs.values():
+            self.results.want(result)
+        return job
+
+    def _make_again(self, result: Result) -> None:
+        """Run the call again whose result was lost."""
+        item = WorkItem(result.call.definition, (), {}, uid=result.uid)
+        self._jobs[item] = job = self._job(item, result.call, result)
+        self._queue(job)
+        self.assign_soon()
+
+    def _call(self, item: WorkItem) -> Call:
+        definition = item.definition
+        function = self._functions.get(definition)
+        if function is None:
+            function = self._functions[definition] = payload.dump_function(definition)
+        segments = payload.pack_arguments(definition, item.args, item.kwargs)
+        return Call(definition, function, segments, found_in([*item.args, *item.kwargs.values()]))
+
+    def _queue(self, job: Job, first: bool = False) -> None:
+        """Let a job wait for a node, once all that it works on is there."""
+        lost = [result for result in job.call.inputs.values() if not result.holders]
+        if lost:
+            self.results.remake(lost[0], partial(self._queue_or_fail, job))
+            return
+        queue = {"call": self._calls, "coroutine": self._coroutines}.get(job.kind, self._holders)
+        queue.appendleft(job) if first else queue.append(job)
+
+    def _queue_or_fail(self, job: Job, error: BaseException | None) -> None:
+        if error is not None:
+            self._end(job, self._failed(error))
+        elif job.item.cancelled:
+            self._end(job, cancelled_outcome(self._place))
+        else:
+            self._queue(job)
+            self.assign()
+
+    def cancel(self, item: WorkItem) -> None:
+        """End an item; one that waits is found cancelled at its turn."""
+        job = self._jobs.get(item)
+        if job is None:
+            return
+        if job.node is not None:
+            job.node.wire.post("cancel", (job.key,))
+        else:
+            self.assign()
+
+    def cancel_all(self) -> None:
+        """End what waits, and the fetches."""
+        for queue in (self._calls, self._coroutines, self._holders):
+            while queue:
+                self._end(queue.popleft(), cancelled_outcome(self._place))
+        for job in [job for job in self._jobs.values() if job.node is None]:
+            self._end(job, cancelled_outcome(self._place))
+
+    def abandon(self) -> None:
+        """Everything has been ended: whatever was not reported, and all who wait for a result, are told so."""
+        for node in self.nodes:
+            for key in list(node.out):
+                job = node.take(key)
+                if job is not None:
+                    self._end(job, cancelled_outcome(self._place))
+        self.nodes.clear()
+        self.results.abandon(asyncio.CancelledError("the engine was shut down"))
+
+    # --- jobs to nodes -----------------------------------------------------------------------------------------------
+
+    def assign_soon(self) -> None:
+        """As `assign`, once for all that is done in this turn of the loop."""
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self.assign)
+
+    def assign(self) -> None:
+        """Give the nodes what they can take."""
+        self._due = False
+        self._assign_holders()
+        self._assign_each(self._calls, self._node_for_call)
+        self._assign_each(self._coroutines, self._node_for_coroutine)
+        self._watch()
+
+    def _assign_each(self, queue: deque[Job], find: Callable[[Job], Node | None]) -> None:
+        while queue:
+            job = queue[0]
+            if job.item.cancelled:
+                self._end(queue.popleft(), cancelled_outcome(self._place))
+                continue
+            node = find(job)
+            if node is None:
+                return
+            queue.popleft()
+            self._give(node, job)
+
+    def _assign_holders(self) -> None:
+        """In their order: the first that does not fit has a node kept free for it; small ones never starve it."""
+        for job in [job for job in self._holders if job.item.cancelled]:
+            self._holders.remove(job)
+            self._unreserve(job)
+            self._end(job, cancelled_outcome(self._place))
+        while self._holders:
+            job = self._holders[0]
+            free = [node for node in self.nodes if node.reserved in (None, job) and node.fits(job)]
+            if not free:
+                self._reserve(job)
+                return
+            self._holders.popleft()
+            self._unreserve(job)
+            self._give(self._best(free, job), job)
+
+    def _reserve(self, job: Job) -> None:
+        if any(node.reserved is job for node in self.nodes):
+            return
+        possible = [node for node in self.nodes if not job.request.shortfalls(node.total)]
+        if possible:
+            max(possible, key=lambda node: node.free_cores).reserved = job
+
+    def _unreserve(self, job: Job) -> None:
+        for node in self.nodes:
+            if node.reserved is job:
+                node.reserved = None
+
+    def _node_for_call(self, job: Job) -> Node | None:
+        free = [node for node in self.nodes if node.free_cores > 0 and node.reserved is None]
+        if free:
+            return self._best(free, job)
+        ahead = [node for node in self.nodes if node.takes_call(job.item.definition)]
+        return min(ahead, key=lambda node: node.calls / node.total.cores, default=None)
+
+    def _node_for_coroutine(self, job: Job) -> Node | None:
+        able = [node for node in self.nodes if node.coroutines < node.total.cores * self._concurrency]
+        if job.call.inputs:
+            return self._best(able, job) if able else None
+        return min(able, key=lambda node: node.coroutines / node.total.cores, default=None)
+
+    def _best(self, nodes: Sequence[Node], job: Job) -> Node:
+        """The one that has most of what the job works on; else the one that is least busy."""
+
+        def merit(node: Node) -> tuple[int, int]:
+            return sum(result.size for result in job.call.inputs.values() if node in result.holders), node.free_cores
+
+        return max(nodes, key=merit) if len(nodes) > 1 else nodes[0]
+
+    def _give(self, node: Node, job: Job) -> None:
+        lost = [result for result in job.call.inputs.values() if not result.holders]
+        if lost:
+            self._queue(job)
+        else:
+            node.give(job)
+
+    def _watch(self) -> None:
+        """Take back what waits behind a task that takes long, while another node has nothing to do."""
+        if not self._watching and self._unbalanced():
+            self._watching = True
+            asyncio.get_running_loop().call_later(_PATIENCE, self._recall)
+
+    def _unbalanced(self) -> list[Node]:
+        if len(self.nodes) < 2 or not any(node.free_cores > 0 and node.reserved is None for node in self.nodes):
+            return []
+        return [node for node in self.nodes if not node.recalled and node.hoards]
+
+    def _recall(self) -> None:
+        self._watching = False
+        for node in self._unbalanced():
+            node.recalled = True
+            node.wire.post("recall")
+
+    # --- the agents' words -------------------------------------------------------------------------------------------
+
+    def heed(self, node: Node, verb: str, data: tuple[Any, ...], segments: Sequence[Segment]) -> None:
+        """What an agent says."""
+        self.assign_soon()
+        if verb == "started":
+            self._on_started(node, *data)
+        elif verb in ("finished", "stored"):
+            self._on_end(node, verb, data, segments)
+        elif verb == "lost":
+            self._on_lost(node, *data)
+        elif verb == "returned":
+            self._on_returned(node, data[0])
+        elif verb == "missing":
+            self._on_missing(node, *data)
+        elif verb in ("value", "gone"):
+            self.results.received(data[0], segments if verb == "value" else None)
+        elif verb == "copied":
+            self.results.copied(data[0], node)
+
+    def _on_started(self, node: Node, key: int, began: float, place: Place) -> None:
+        job = node.out.get(key)
+        if job is not None:
+            job.begun = began
+            if job.remakes is None:
+                self._reporter.started(job.item, place, began)
+
+    def _on_lost(self, node: Node, key: int, loss: Loss) -> None:
+        job = node.take(key)
+        if job is not None:
+            self._lose(job, loss)
+
+    def _on_end(self, node: Node, verb: str, data: tuple[Any, ...], segments: Sequence[Segment]) -> None:
+        job = node.take(data[0])
+        if job is None:
+            return
+        if verb == "stored":
+            _, started, ended, place, size = data
+            outcome = self._stored(node, job, Outcome(None, None, started, ended, place), size)
+        else:
+            _, failed, started, ended, place, value = data
+            outcome = self._received(job, failed, segments, Outcome(value, None, started, ended, place))
+        _note_cost(job.item.definition, outcome.ended - outcome.started)
+        self._end(job, outcome)
+
+    def _stored(self, node: Node, job: Job, outcome: Outcome, size: int) -> Outcome:
+        if job.remakes is not None:
+            job.remakes.holders[node] = None
+            return outcome
+        result = Result(job.name, job.item.uid, size, job.call, node)
+        self.results.add(result)
+        self.results.want(result)
+        outcome.value = StayedValue(self._backend, result, self._backend.fetch, self._backend.release)
+        return outcome
+
+    def _received(self, job: Job, failed: bool, segments: Sequence[Segment], outcome: Outcome) -> Outcome:
+        name = job.item.definition.name
+        try:
+            if failed:
+                outcome.error = payload.load_error(name, segments[0])
+            elif segments and job.remakes is None:
+                outcome.value = payload.unpack_result(name, segments)
+        except BaseException as unreadable:
+            outcome.error = unreadable
+        return outcome
+
+    def _end(self, job: Job, outcome: Outcome) -> None:
+        self._forget(job)
+        if job.remakes is None:
+            self._reporter.finished(job.item, outcome)
+        else:
+            self.results.made(job.remakes, outcome.error)
+
+    def _forget(self, job: Job) -> None:
+        self._jobs.pop(job.item, None)
+        for result in job.call.inputs.values():
+            self.results.release(result)
+
+    def _lose(self, job: Job, loss: Loss) -> None:
+        if job.remakes is not None:
+            job.item.attempt += 1
+            if job.item.attempt <= _MAX_LOSSES:
+                self._queue(job, first=True)
+            else:
+                self._end(job, self._failed(ResultLostError(job.call.definition.name, job.item.uid, loss.reason)))
+        elif job.item.cancelled:
+            self._end(job, cancelled_outcome(self._place))
+        else:
+            self._forget(job)
+            self._reporter.lost(job.item, loss)
+
+    def _failed(self, error: BaseException) -> Outcome:
+        outcome = cancelled_outcome(self._place)
+        outcome.error = error
+        return outcome
+
+    def _on_missing(self, node: Node, key: int, names: Sequence[str]) -> None:
+        """A node could not get what a job works on: whoever was said to have it is asked no more."""
+        job = node.take(key)
+        if job is None:
+            return
+        for name in names:
+            holders = job.call.inputs[name].holders
+            if holders:
+                holders.pop(next(iter(holders)))
+        self._queue(job, first=True)
+
+    def _on_returned(self, node: Node, keys: Sequence[int]) -> None:
+        node.recalled = False
+        for key in reversed(keys):
+            job = node.take(key)
+            if job is not None:
+                # Calls like the one that it was behind are no longer taken for short.
+                job.item.definition.cost = max(job.item.definition.cost or 0.0, _PATIENCE)
+                self._queue(job, first=True)
+
+    # --- nodes come and go -------------------------------------------------------------------------------------------
+
+    def join(self, node: Node) -> None:
+        """Use a node from now on."""
+        self.nodes.append(node)
+        self.assign()
+
+    def leave(self, node: Node, reason: str) -> None:
+        """Its connection has ended: what it had is lost."""
+        if node not in self.nodes:
+            return
+        self.nodes.remove(node)
+        self.results.lose(node)
+        begun = [job for job in node.out.values() if job.begun is not None]
+        for key, job in reversed(list(node.out.items())):
+            node.take(key)
+            if job.begun is None and not job.item.cancelled:
+                self._queue(job, first=True)
+            else:
+                # In company nothing is proven; but whoever was suspected before has had its node to die with it again.
+                alone = len(begun) == 1 or job.item.solo
+                self._lose(job, Loss(reason, node.host, None, begun=True, alone=alone))
+        self.assign()
+
+
+def _note_cost(definition: Definition, seconds: float) -> None:
+    mean = definition.cost
+    definition.cost = seconds if mean is None else mean + (seconds - mean) * (1.0 if seconds > mean else _WEIGHT)

@@ -1,0 +1,215 @@
+"""Results that stay on the cluster, as the engine knows them: where each is, who needs it, how to make it again."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from asyncflow.backends import payload
+from asyncflow.backends.contract import Definition, RemoteValue
+from asyncflow.backends.payload import Segment
+
+if TYPE_CHECKING:
+    from asyncflow.backends.dask.node import Node
+
+#: What is called with a value, or why it cannot be had.
+Done = Callable[[Any, BaseException | None], None]
+
+
+class Call:
+    """What a task was called with, in the form that travels: enough to run it, and to run it again."""
+
+    __slots__ = ("definition", "function", "inputs", "segments")
+
+    def __init__(
+        self, definition: Definition, function: bytes, segments: Sequence[Segment], inputs: dict[str, Result]
+    ) -> None:
+        self.definition = definition
+        self.function = function
+        self.segments = segments
+        #: The results that stand in the arguments, by name. Not their values: these may be gone by now.
+        self.inputs = inputs
+
+
+class Result:
+    """One result. It outlives its value where something that was made of it may have to be made again."""
+
+    __slots__ = ("__weakref__", "call", "holders", "name", "size", "uid", "waiting", "wanted")
+
+    def __init__(self, name: str, uid: str, size: int, call: Call, holder: Node) -> None:
+        self.name = name
+        self.uid = uid
+        #: Bytes.
+        self.size = size
+        self.call = call
+        #: Nodes that have its value, in the order in which they got it.
+        self.holders: dict[Node, None] = {holder: None}
+        #: How many need its value: what stands for it in futures and arguments, and what runs on it.
+        self.wanted = 0
+        #: What to do when it has been made again; the argument is why it could not be.
+        self.waiting: list[Callable[[BaseException | None], None]] = []
+
+
+class StayedValue(RemoteValue):
+    """Stands for a result in a future, and in the arguments of tasks of the same backend."""
+
+    __slots__ = ("__weakref__", "_fetch", "result")
+
+    def __init__(
+        self,
+        backend: Any,
+        result: Result,
+        fetch: Callable[[StayedValue, Done], None],
+        release: Callable[[Result], None],
+    ) -> None:
+        """`fetch` and `release` may be called on any thread."""
+        super().__init__(backend)
+        self.result = result
+        self._fetch = fetch
+        weakref.finalize(self, release, result).atexit = False
+
+    def fetch(self, done: Done) -> None:
+        self._fetch(self, done)
+
+    def __reduce__(self) -> Any:
+        # On the worker the value itself stands there: it travels beside the arguments, under this name.
+        return payload.given_value, (self.result.name,)
+
+    def __repr__(self) -> str:
+        return f"<result of {self.result.uid}, {self.result.size} bytes, on the cluster>"
+
+
+def found_in(values: Sequence[Any]) -> dict[str, Result]:
+    """The results that stand in arguments, also in containers there, by name."""
+    found: dict[str, Result] = {}
+    pending, seen = list(values), set[int]()
+    while pending:
+        value = pending.pop()
+        if isinstance(value, StayedValue):
+            found[value.result.name] = value.result
+        elif type(value) in (list, tuple, dict, set, frozenset) and id(value) not in seen:
+            seen.add(id(value))
+            pending.extend(value)
+            if type(value) is dict:
+                pending.extend(value.values())
+    return found
+
+
+class Results:
+    """All results that stay on the cluster. On the backend's own loop."""
+
+    def __init__(self, make_again: Callable[[Result], None]) -> None:
+        """`make_again` is to end in `made`."""
+        self._make_again = make_again
+        self._known: weakref.WeakValueDictionary[str, Result] = weakref.WeakValueDictionary()
+        #: Fetches on their way, by name: from where, and who waits.
+        self._fetches: dict[str, tuple[Node, Result, list[Done]]] = {}
+
+    def add(self, result: Result) -> None:
+        """Know a new one."""
+        self._known[result.name] = result
+
+    # --- who needs it ------------------------------------------------------------------------------------------------
+
+    def want(self, result: Result) -> None:
+        """One more needs its value."""
+        result.wanted += 1
+
+    def release(self, result: Result) -> None:
+        """One less needs its value; after the last nobody keeps it."""
+        result.wanted -= 1
+        if not result.wanted:
+            for node in result.holders:
+                node.wire.post("free", (result.name,))
+            result.holders.clear()
+
+    # --- where it is -------------------------------------------------------------------------------------------------
+
+    def copied(self, name: str, node: Node) -> None:
+        """`node` has a copy."""
+        result = self._known.get(name)
+        if result is not None and result.wanted:
+            result.holders[node] = None
+        else:
+            node.wire.post("free", (name,))
+
+    def missing(self, name: str, node: Node) -> None:
+        """`node` does not have it."""
+        result = self._known.get(name)
+        if result is not None:
+            result.holders.pop(node, None)
+
+    def lose(self, node: Node) -> None:
+        """All that `node` held is gone."""
+        for result in self._known.values():
+            result.holders.pop(node, None)
+        for name, (source, _, _) in list(self._fetches.items()):
+            if source is node:
+                self._fetch_again(name)
+
+    # --- made again --------------------------------------------------------------------------------------------------
+
+    def remake(self, result: Result, then: Callable[[BaseException | None], None]) -> None:
+        """Make a lost one again; `then` is called with why it cannot be, or None."""
+        result.waiting.append(then)
+        if len(result.waiting) == 1:
+            self._make_again(result)
+
+    def made(self, result: Result, error: BaseException | None) -> None:
+        """It has been made again, or cannot be."""
+        waiting, result.waiting = result.waiting, []
+        for then in waiting:
+            then(error)
+
+    # --- brought to the engine ---------------------------------------------------------------------------------------
+
+    def fetch(self, result: Result, done: Done) -> None:
+        """Have `done` called with the value."""
+        pending = self._fetches.get(result.name)
+        if pending is not None:
+            pending[2].append(done)
+        elif result.holders:
+            node = next(iter(result.holders))
+            self._fetches[result.name] = node, result, [done]
+            node.wire.post("fetch", (result.name,))
+        else:
+            self.remake(result, partial(self._fetch_made, result, done))
+
+    def _fetch_made(self, result: Result, done: Done, error: BaseException | None) -> None:
+        if error is not None:
+            done(None, error)
+        else:
+            self.fetch(result, done)
+
+    def _fetch_again(self, name: str) -> None:
+        node, result, waiting = self._fetches.pop(name)
+        result.holders.pop(node, None)
+        for done in waiting:
+            self.fetch(result, done)
+
+    def received(self, name: str, segments: Sequence[Segment] | None) -> None:
+        """What was fetched has come; None where it was not there."""
+        if name not in self._fetches:
+            return
+        if segments is None:
+            self._fetch_again(name)
+            return
+        _, result, waiting = self._fetches.pop(name)
+        value, error = None, None
+        try:
+            value = payload.unpack_result(result.call.definition.name, segments)
+        except BaseException as unreadable:
+            error = unreadable
+        for done in waiting:
+            done(value, error)
+
+    def abandon(self, error: BaseException) -> None:
+        """Nothing more will come."""
+        fetches, self._fetches = self._fetches, {}
+        for _, _, waiting in fetches.values():
+            for done in waiting:
+                done(None, error)
+        for result in list(self._known.values()):
+            self.made(result, error)

@@ -1,0 +1,199 @@
+"""One engine's time on a cluster: its agents come with the workers and go with them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from distributed.comm.core import connect
+
+from asyncflow.backends.contract import Reporter
+from asyncflow.backends.dask import agent
+from asyncflow.backends.dask.agent import Options, Presence
+from asyncflow.backends.dask.cluster import Connection
+from asyncflow.backends.dask.dispatcher import Dispatcher
+from asyncflow.backends.dask.node import Node
+from asyncflow.backends.dask.wire import Wire
+from asyncflow.description import Resources
+from asyncflow.errors import BackendStartError, WorkerRefusedError
+
+_log = logging.getLogger("asyncflow")
+
+#: Seconds that an agent may take to answer.
+_ANSWER = 30.0
+#: Seconds beyond the grace that the agents get to end what runs.
+_MARGIN = 3.0
+#: Seconds after which the log says what the engine waits for.
+_SILENCE = 10.0
+
+
+class Session:
+    """The nodes of a cluster while an engine uses them. On the backend's own loop."""
+
+    def __init__(self, backend: Any, connection: Connection, options: Options, large: int, reporter: Reporter) -> None:
+        self._backend = backend
+        self._connection = connection
+        self._options = options
+        self._reporter = reporter
+        self.dispatcher = Dispatcher(backend, options.session, options.concurrency, large, reporter)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        #: What stays with each worker that is in use, or was refused, by address.
+        self._uses: dict[str, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+        self._refusal: WorkerRefusedError | None = None
+        self._gone: str | None = None
+        self._closing = False
+
+    async def open(self) -> None:
+        """Begin to use what workers there are and will be; returns when there is one."""
+        self._keep(self._watch_scheduler())
+        client = self._connection.client
+        client.subscribe_topic("all", self._on_event)
+        await self._meet_all()
+        waiting = asyncio.ensure_future(self._first_node())
+        done, _ = await asyncio.wait([waiting], timeout=_SILENCE)
+        if not done:
+            _log.warning("backend %r waits for the first worker of %s", self._backend.name, self._connection.address)
+        await waiting
+
+    async def _first_node(self) -> None:
+        while not self.dispatcher.nodes:
+            if self._gone is not None:
+                raise BackendStartError(self._backend.name, self._gone)
+            if self._refusal is not None:
+                raise self._refusal
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # --- workers come ------------------------------------------------------------------------------------------------
+
+    def _on_event(self, event: Any) -> None:
+        _, message = event
+        if isinstance(message, dict) and message.get("action") == "add-worker":
+            self._keep(self._meet_all())
+
+    async def _meet_all(self) -> None:
+        with contextlib.suppress(OSError):
+            for address, name in (await self._connection.workers()).items():
+                self._meet(address, name)
+
+    def _meet(self, address: str, name: str) -> None:
+        if address not in self._uses and not self._closing:
+            self._uses[address] = self._keep(self._use(address, name))
+
+    async def _use(self, address: str, name: str) -> None:
+        """Put an agent on a worker and stay with it until one of the two ends."""
+        try:
+            wire = await asyncio.wait_for(self._agent_on(address), _ANSWER)
+            messages = wire.messages()
+            _, (presence,), _ = await asyncio.wait_for(messages.__anext__(), _ANSWER)
+        except Exception as error:
+            self._refuse(WorkerRefusedError(address, f"{type(error).__name__}: {error}"))
+            return
+        if presence_differs := _difference(presence):
+            wire.abort()
+            self._refuse(WorkerRefusedError(address, presence_differs))
+            return
+        node = Node(address, name, presence, wire)
+        self.dispatcher.join(node)
+        self._count()
+        reason = f"the connection to Dask's worker {name} at {address} ended"
+        try:
+            async for verb, data, segments in messages:
+                if verb == "broken":
+                    reason = data[0]
+                    break
+                if verb == "stopped":
+                    break
+                self.dispatcher.heed(node, verb, data, segments)
+        finally:
+            self._uses.pop(address, None)
+            wire.abort()
+            if not self._closing:
+                self.dispatcher.leave(node, reason)
+                self._count()
+
+    async def _agent_on(self, address: str) -> Wire:
+        client = self._connection.client
+        errors = await client.run(agent.install, self._options, workers=[address], on_error="return")
+        for error in errors.values():
+            if isinstance(error, BaseException):
+                raise error
+        arguments = self._connection.security.get_connection_args("client")
+        comm = await connect(address, _ANSWER, **arguments)
+        await comm.write({"op": self._options.handler, "reply": False})
+        wire = Wire(comm)
+        wire.post("engine")
+        return wire
+
+    def _refuse(self, error: WorkerRefusedError) -> None:
+        if not self._closing:
+            _log.warning("%s", error)
+            self._refusal = error
+            self._changed.set()
+
+    def _count(self) -> None:
+        """Tell the engine how much there is now."""
+        totals = [node.total for node in self.dispatcher.nodes]
+        total = Resources(*(sum(getattr(each, kind) for each in totals) for kind in _KINDS))
+        largest = Resources(*(max((getattr(each, kind) for each in totals), default=0) for kind in _KINDS))
+        if totals:
+            self._backend.resize(total, largest)
+        self._changed.set()
+
+    # --- the scheduler goes ------------------------------------------------------------------------------------------
+
+    async def _watch_scheduler(self) -> None:
+        """A connection that says nothing ends when the scheduler does."""
+        address = self._connection.address
+        with contextlib.suppress(OSError):
+            comm = await connect(address, _ANSWER, **self._connection.security.get_connection_args("client"))
+            try:
+                await comm.read()
+            finally:
+                comm.abort()
+        if not self._closing:
+            self._gone = f"the Dask scheduler at {address} is gone"
+            self._changed.set()
+            self._reporter.broken(self._gone)
+
+    # --- the engine goes ---------------------------------------------------------------------------------------------
+
+    async def close(self, grace: float) -> None:
+        """End everything within `grace` seconds and a little, and wait for it."""
+        self._closing = True
+        self.dispatcher.cancel_all()
+        nodes = list(self.dispatcher.nodes)
+        for node in nodes:
+            node.wire.post("stop", (grace,))
+        if nodes:
+            await asyncio.wait([self._uses[node.address] for node in nodes], timeout=grace + _MARGIN)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.dispatcher.abandon()
+        with contextlib.suppress(Exception):  # the scheduler may be gone
+            self._connection.client.unsubscribe_topic("all")
+        await self._connection.close()
+
+
+_KINDS = ("cores", "gpus", "memory")
+
+
+def _difference(presence: Presence) -> str | None:
+    """What of a worker does not go with this engine."""
+    python, library = agent.versions()
+    if presence.python.split(".")[:2] != python.split(".")[:2]:
+        return f"it runs Python {presence.python}, the engine Python {python}: functions cannot travel between them"
+    if presence.asyncflow != library:
+        return f"it has asyncflow {presence.asyncflow}, the engine asyncflow {library}"
+    return None
