@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
@@ -172,7 +173,8 @@ class DaskBackend:
             if threading.current_thread() is self._thread:
                 self._loop.call_soon(self._work_off)
             else:
-                self._loop.call_soon_threadsafe(self._work_off)
+                with contextlib.suppress(RuntimeError):  # closed: what comes later than the end finds nothing to do
+                    self._loop.call_soon_threadsafe(self._work_off)
 
     def _work_off(self) -> None:
         self._woken = False

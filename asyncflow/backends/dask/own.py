@@ -50,7 +50,11 @@ class OwnCluster:
         self._level = _log.level
         _log.setLevel(max(self._level, logging.WARNING))
         self._scheduler = Scheduler(
-            host=self._host, port=0, dashboard=False, dashboard_address=None, security=self._security
+            host=self._host,
+            port=0,
+            dashboard=False,
+            dashboard_address=f"{self._host}:0",  # of its web server, which there is without a dashboard too
+            security=self._security,
         )
         await self._scheduler
         await aside(partial(self._launch, launcher, options))
