@@ -12,8 +12,9 @@ import os
 import platform
 import socket
 import sys
+import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +105,10 @@ class Agent:
         #: Reports of the pool's thread.
         self._reports: deque[tuple[str, tuple[Any, ...], Sequence[Segment]]] = deque()
         self._due = False
+        #: Placeholders of `demand`, by name; and whether none may be held any more.
+        self._holds: dict[str, threading.Event] = {}
+        self._holding = threading.Lock()
+        self._ended = False
         self._wire: Wire | None = None
         self._pool: Pool | None = None
 
@@ -150,8 +155,23 @@ class Agent:
         family = Family(self._options.grace)
         return Pool(self._name, total.cores, ledger, family, {}, self._options.concurrency, self)
 
+    def hold(self, name: str) -> threading.Event:
+        """What is set when the placeholder `name` has to go; from any thread."""
+        with self._holding:
+            held = self._holds.setdefault(name, threading.Event())
+            if self._ended:
+                held.set()
+            return held
+
+    def _let_go(self) -> None:
+        with self._holding:
+            self._ended = True
+            for held in self._holds.values():
+                held.set()
+
     async def _end(self, grace: float) -> None:
         """Stop the pool; the engine is told when nothing of it is left."""
+        self._let_go()
         self._worker.handlers.pop(self._options.handler, None)
         pool, self._pool = self._pool, None
         if pool is not None:
@@ -170,30 +190,39 @@ class Agent:
     # --- the engine's words ------------------------------------------------------------------------------------------
 
     def _heed(self, message: Message) -> None:
-        verb, data, segments = message
-        if verb == "run":
-            self._run(data, segments)
-        elif verb == "define":
-            number, bare = data
-            bare.fn = PackedFunction(segments[0])
-            self._definitions[number] = bare
-        elif verb == "forget":
-            self._definitions.pop(data[0], None)
-        elif verb == "cancel":
-            item = self._items.get(data[0])
-            if item is not None and self._pool is not None:
-                item.cancelled = True
-                self._pool.cancel(item)
-        elif verb == "recall" and self._pool is not None:
-            self._pool.give_back(self._returned)
-        elif verb == "fetch":
-            found = self._results.get(data[0])
-            self._say("value" if found is not None else "gone", data, found or ())
-        elif verb == "free":
-            for name in data:
-                self._results.pop(name, None)
+        heed: Callable[[tuple[Any, ...], Sequence[Segment]], None] = getattr(self, f"_on_{message.verb}")
+        heed(message.data, message.segments)
 
-    def _run(self, data: tuple[Any, ...], segments: Sequence[Segment]) -> None:
+    def _on_define(self, data: tuple[Any, ...], segments: Sequence[Segment]) -> None:
+        number, bare = data
+        bare.fn = PackedFunction(segments[0])
+        self._definitions[number] = bare
+
+    def _on_forget(self, data: tuple[Any, ...], _: Sequence[Segment]) -> None:
+        self._definitions.pop(data[0], None)
+
+    def _on_cancel(self, data: tuple[Any, ...], _: Sequence[Segment]) -> None:
+        item = self._items.get(data[0])
+        if item is not None and self._pool is not None:
+            item.cancelled = True
+            self._pool.cancel(item)
+
+    def _on_recall(self, _: tuple[Any, ...], __: Sequence[Segment]) -> None:
+        if self._pool is not None:
+            self._pool.give_back(self._returned)
+
+    def _on_fetch(self, data: tuple[Any, ...], _: Sequence[Segment]) -> None:
+        found = self._results.get(data[0])
+        self._say("value" if found is not None else "gone", data, found or ())
+
+    def _on_free(self, data: tuple[Any, ...], _: Sequence[Segment]) -> None:
+        for name in data:
+            self._results.pop(name, None)
+
+    def _on_release(self, data: tuple[Any, ...], _: Sequence[Segment]) -> None:
+        self.hold(data[0]).set()
+
+    def _on_run(self, data: tuple[Any, ...], segments: Sequence[Segment]) -> None:
         key, number, uid, attempt, directory, solo, name, large, sources = data
         item = WorkItem(self._definitions[number], (), {}, uid=uid, attempt=attempt)
         item.directory, item.component, item.solo = directory, key, solo

@@ -9,7 +9,7 @@ import sys
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,9 @@ from asyncflow.backends.aside import aside
 from asyncflow.backends.contract import CONCURRENCY, Capabilities, Reporter, WorkItem
 from asyncflow.backends.dask import cluster
 from asyncflow.backends.dask.agent import Options
+from asyncflow.backends.dask.jobs import Jobs, load
 from asyncflow.backends.dask.results import Done, Result, StayedValue
+from asyncflow.backends.dask.security import secured
 from asyncflow.backends.dask.session import Session
 from asyncflow.backends.machine import resources_of
 from asyncflow.description import Resources
@@ -41,7 +43,8 @@ class DaskBackend:
     """Tasks on the workers of a Dask cluster.
 
     `where` is a scheduler's address or file, a Dask client, or a cluster (`LocalCluster`, `SLURMCluster`, ...); these
-    stay the caller's to close. None starts a cluster on this machine, with `workers` cores, and closes it.
+    stay the caller's to close. None starts a cluster and closes it: within a SLURM allocation on all of its nodes, else
+    on this machine, with `workers` cores. `DaskBackend.slurm` submits jobs that are workers.
 
     On each worker of the cluster stands a pool of worker processes, as many as the worker has threads: tasks run in
     these, never in the Dask worker itself. Results of `large` bytes and more stay on the cluster: tasks there get them
@@ -50,30 +53,34 @@ class DaskBackend:
 
     def __init__(
         self,
-        where: str | Path | Client | Cluster | None = None,
+        where: str | Path | Client | Cluster | Jobs | None = None,
         *,
         workers: int | None = None,
         name: str = "dask",
         gpus: int | tuple[str, ...] | None = None,
         memory: int | None = None,
-        security: Security | None = None,
+        interface: str | None = None,
+        security: Security | bool | None = None,
         concurrency: int = CONCURRENCY,
         large: int = LARGE,
         grace: float = GRACE,
         timeout: float = 60.0,
+        patience: float | None = 60.0,
     ) -> None:
         """`gpus` (a number or ids) and `memory` (MB) are those of each worker of the cluster; by default it says so.
 
-        `concurrency` is coroutines a core, `grace` seconds between TERM and KILL for a cancelled executable, `timeout`
-        seconds to wait for the scheduler.
+        A cluster of its own listens on loopback, within an allocation on the address of the node's name, or on the
+        network `interface` named; with `security=True` it encrypts and admits only what has its certificate, made for
+        the occasion (needs `cryptography`). `concurrency` is coroutines a core, `grace` seconds between TERM and KILL
+        for a cancelled executable, `timeout` seconds to wait for the scheduler. A cluster that has lost its last worker
+        and gets no other one for `patience` seconds counts as lost; None waits for ever.
         """
         cluster.check(where)
         self.name = options.name("name", name)
         local, _ = resources_of(workers, gpus, memory)
-        self._where = where
-        self._local = local
-        self._security = security
-        self._timeout = options.seconds("timeout", timeout, positive=True)
+        self._patience = patience if patience is None else options.seconds("patience", patience)
+        seconds = options.seconds("timeout", timeout, positive=True)
+        self._wish = cluster.Wish(where, local, interface, secured(security), seconds)
         self._concurrency = options.whole("concurrency", concurrency, 1)
         self._large = options.whole("large", large, 1)
         self._agent = Options(
@@ -87,6 +94,37 @@ class DaskBackend:
         self.capabilities = self._capable(Resources(), Resources())
         self._commands: deque[tuple[Callable[..., None], Any]] = deque()
         self._woken = False
+
+    @classmethod
+    def slurm(
+        cls,
+        jobs: int,
+        *,
+        cores: int,
+        memory: str,
+        walltime: str,
+        adapt: int | None = None,
+        queue: str | None = None,
+        account: str | None = None,
+        interface: str | None = None,
+        directives: Sequence[str] = (),
+        prologue: Sequence[str] = (),
+        further: Mapping[str, Any] | None = None,
+        **backend: Any,
+    ) -> DaskBackend:
+        """Workers that are SLURM jobs of their own, submitted from a login node through dask-jobqueue.
+
+        `jobs` of them, each with `cores`, `memory` ("16GB") and `walltime` ("01:00:00"); with `adapt` as many as there
+        is work for, at least that many. `directives` are further lines for the job script's head, `prologue` commands
+        that it runs first, `further` goes to dask-jobqueue's `SLURMCluster` as it is, the rest to the backend.
+        """
+        load()
+        if adapt is not None:  # it may have none for long, with nothing to do or in SLURM's queue
+            backend.setdefault("patience", None)
+        size = Jobs(
+            jobs, cores, memory, walltime, adapt, queue, account, interface, directives, prologue, further or {}
+        )
+        return cls(size, **backend)
 
     def _capable(self, total: Resources, largest: Resources) -> Capabilities:
         return Capabilities(
@@ -126,10 +164,8 @@ class DaskBackend:
 
     async def _open(self) -> None:
         self._session: Session | None = None
-        connection = await cluster.connect(
-            self._where, self._local.cores, self._local.memory, self._security, self._timeout
-        )
-        self._session = Session(self, connection, self._agent, self._large, self._reporter)
+        connection = await cluster.connect(self._wish)
+        self._session = Session(self, connection, self._agent, self._large, self._patience, self._reporter)
         await self._session.open()
 
     def resize(self, total: Resources, largest: Resources) -> None:

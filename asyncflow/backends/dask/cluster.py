@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ from distributed import Client
 from distributed.deploy.cluster import Cluster
 from distributed.security import Security
 
+from asyncflow.backends.allocation import Allocation
+from asyncflow.backends.aside import aside
+from asyncflow.backends.dask.jobs import Jobs
 from asyncflow.backends.dask.own import OwnCluster
+from asyncflow.description import Resources
 from asyncflow.errors import InvalidOptionError
 
 _LEGAL = "an address ('tcp://host:port'), a scheduler file, a Dask Client or cluster, or None for a cluster of its own"
@@ -18,8 +23,10 @@ _LEGAL = "an address ('tcp://host:port'), a scheduler file, a Dask Client or clu
 class Connection:
     """A cluster that runs, a client of ours on it, and what of these we must close. On the backend's own loop."""
 
-    def __init__(self, client: Client, own_cluster: OwnCluster | None = None) -> None:
+    def __init__(self, client: Client, own_cluster: Any = None, *, may_grow: bool = True) -> None:
         self.client = client
+        #: Whether it may come to have other workers than it has, when these are asked for.
+        self.may_grow = may_grow
         self._own_cluster = own_cluster
 
     @property
@@ -48,30 +55,58 @@ class Connection:
 
 def check(where: Any) -> None:
     """Raise InvalidOptionError where a cluster cannot be named so."""
-    if where is not None and not isinstance(where, (str, Path, Client, Cluster)):
+    if where is not None and not isinstance(where, (str, Path, Client, Cluster, Jobs)):
         raise InvalidOptionError("cluster", where, _LEGAL)
 
 
-async def connect(where: Any, cores: int, memory: int, security: Security | None, timeout: float) -> Connection:
-    """Connect to a cluster, or start one of `cores` and `memory` (MB) on this machine."""
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for."""
+
+    where: Any
+    #: Of the worker of a cluster on this machine.
+    size: Resources
+    interface: str | None
+    security: Security | None
+    #: Seconds for the scheduler to answer.
+    timeout: float
+
+
+async def connect(wish: Wish) -> Connection:
+    """Connect to a cluster that runs, or start one: in an allocation on all of its nodes, else on this machine."""
+    where, security = wish.where, wish.security
     if where is None:
-        return await _start(cores, memory, security, timeout)
+        return await _start(wish)
+    if isinstance(where, Jobs):
+        jobs = await where.start(security)
+        grows = where.least is not None
+        address = jobs.scheduler_address
+        return await _connected(jobs, grows, wish.timeout, address=address, security=jobs.security)
     if isinstance(where, Client):
-        return Connection(await _client(timeout, address=_address(where), security=where.security))
+        return Connection(await _client(wish.timeout, address=_address(where), security=where.security))
     if isinstance(where, Cluster):
         cluster: Any = where
-        return Connection(await _client(timeout, address=cluster.scheduler_address, security=cluster.security))
+        return Connection(await _client(wish.timeout, address=cluster.scheduler_address, security=cluster.security))
     if isinstance(where, Path) or "://" not in where:
-        return Connection(await _client(timeout, scheduler_file=str(where), security=security))
-    return Connection(await _client(timeout, address=where, security=security))
+        return Connection(await _client(wish.timeout, scheduler_file=str(where), security=security))
+    return Connection(await _client(wish.timeout, address=where, security=security))
 
 
-async def _start(cores: int, memory: int, security: Security | None, timeout: float) -> Connection:
-    own = OwnCluster("127.0.0.1", security)
-    size = ["--nthreads", str(cores), "--nworkers", "1", "--memory-limit", f"{memory}MB"]
+async def _start(wish: Wish) -> Connection:
+    own = OwnCluster(wish.interface, wish.security)
     try:
-        await own.start([], ["--host", "127.0.0.1", "--name", "local", *size])
-        return Connection(await _client(timeout, address=own.address, security=security), own)
+        allocation = await aside(Allocation.current)
+        await (own.start_here(wish.size) if allocation is None else own.start_in(allocation))
+    except BaseException:
+        await own.close()
+        raise
+    return await _connected(own, False, wish.timeout, address=own.address, security=wish.security)
+
+
+async def _connected(own: Any, may_grow: bool, timeout: float, **options: Any) -> Connection:
+    """A connection that closes the cluster with it."""
+    try:
+        return Connection(await _client(timeout, **options), own, may_grow=may_grow)
     except BaseException:
         await own.close()
         raise

@@ -59,6 +59,10 @@ class Dispatcher:
         """Jobs that wait for a node."""
         return len(self._calls) + len(self._coroutines) + len(self._holders)
 
+    def keeping(self) -> set[Node]:
+        """Nodes with results that are still needed."""
+        return self.results.holders()
+
     # --- the engine's words ------------------------------------------------------------------------------------------
 
     def submit(self, items: Iterable[WorkItem]) -> None:

@@ -141,6 +141,10 @@ class Results:
         if result is not None:
             result.holders.pop(node, None)
 
+    def holders(self) -> set[Node]:
+        """Nodes that have any."""
+        return {node for result in self._known.values() for node in result.holders}
+
     def lose(self, node: Node) -> None:
         """All that `node` held is gone."""
         for result in self._known.values():

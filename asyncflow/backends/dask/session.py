@@ -14,6 +14,7 @@ from asyncflow.backends.contract import Reporter
 from asyncflow.backends.dask import agent
 from asyncflow.backends.dask.agent import Options, Presence
 from asyncflow.backends.dask.cluster import Connection
+from asyncflow.backends.dask.demand import Demand
 from asyncflow.backends.dask.dispatcher import Dispatcher
 from asyncflow.backends.dask.node import Node
 from asyncflow.backends.dask.wire import Wire
@@ -24,6 +25,8 @@ _log = logging.getLogger("asyncflow")
 
 #: Seconds that an agent may take to answer.
 _ANSWER = 30.0
+#: Seconds between two looks at how many workers are needed.
+_GLANCE = 1.0
 #: Seconds beyond the grace that the agents get to end what runs.
 _MARGIN = 3.0
 #: Seconds after which the log says what the engine waits for.
@@ -33,7 +36,16 @@ _SILENCE = 10.0
 class Session:
     """The nodes of a cluster while an engine uses them. On the backend's own loop."""
 
-    def __init__(self, backend: Any, connection: Connection, options: Options, large: int, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        backend: Any,
+        connection: Connection,
+        options: Options,
+        large: int,
+        patience: float | None,
+        reporter: Reporter,
+    ) -> None:
+        """`patience` is seconds without any worker after which nothing is waited for any more; None is for ever."""
         self._backend = backend
         self._connection = connection
         self._options = options
@@ -45,6 +57,10 @@ class Session:
         self._changed = asyncio.Event()
         self._refusal: WorkerRefusedError | None = None
         self._gone: str | None = None
+        self._patience = patience
+        self._giving_up: asyncio.TimerHandle | None = None
+        #: Why the last worker left.
+        self._last_end = ""
         self._closing = False
 
     async def open(self) -> None:
@@ -53,6 +69,8 @@ class Session:
         client = self._connection.client
         client.subscribe_topic("all", self._on_event)
         await self._meet_all()
+        if self._connection.may_grow:
+            self._keep(self._ask_for_workers())
         waiting = asyncio.ensure_future(self._first_node())
         done, _ = await asyncio.wait([waiting], timeout=_SILENCE)
         if not done:
@@ -73,6 +91,15 @@ class Session:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    async def _ask_for_workers(self) -> None:
+        """Let the scheduler see what there is to do, now and then."""
+        demand, work = Demand(self._connection.client, self._options.handler), self.dispatcher
+        while not self._closing:
+            # Before the first worker comes, one is wanted for whatever there will be to do.
+            waiting = max(work.waiting, not work.nodes and not self._changed.is_set())
+            demand.adjust(work.nodes, waiting, work.keeping())
+            await asyncio.sleep(_GLANCE)
 
     # --- workers come ------------------------------------------------------------------------------------------------
 
@@ -119,6 +146,7 @@ class Session:
             self._uses.pop(address, None)
             wire.abort()
             if not self._closing:
+                self._last_end = reason
                 self.dispatcher.leave(node, reason)
                 self._count()
 
@@ -146,9 +174,20 @@ class Session:
         totals = [node.total for node in self.dispatcher.nodes]
         total = Resources(*(sum(getattr(each, kind) for each in totals) for kind in _KINDS))
         largest = Resources(*(max((getattr(each, kind) for each in totals), default=0) for kind in _KINDS))
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
         if totals:
             self._backend.resize(total, largest)
+        elif self._patience is not None:
+            self._giving_up = asyncio.get_running_loop().call_later(self._patience, self._give_up)
         self._changed.set()
+
+    def _give_up(self) -> None:
+        if not self.dispatcher.waiting:  # nobody misses them so far
+            self._count()
+            return
+        self._reporter.broken(f"it has had no worker for {self._patience:g} s; the last: {self._last_end}")
 
     # --- the scheduler goes ------------------------------------------------------------------------------------------
 
@@ -171,6 +210,8 @@ class Session:
     async def close(self, grace: float) -> None:
         """End everything within `grace` seconds and a little, and wait for it."""
         self._closing = True
+        if self._giving_up is not None:
+            self._giving_up.cancel()
         self.dispatcher.cancel_all()
         nodes = list(self.dispatcher.nodes)
         for node in nodes:
