@@ -44,11 +44,10 @@ class Asyncflow:
 
     async def start(self) -> None:
         from asyncflow import WorkflowEngine
-        from asyncflow.backends.processes import ProcessBackend
-        from asyncflow.backends.threads import ThreadBackend
+        from asyncflow.backends.registry import find_backend
 
-        backend = ThreadBackend(WORKERS) if self._backend == "threads" else ProcessBackend(WORKERS)
-        self._flow = await WorkflowEngine.create(backend)
+        make: Any = find_backend(self._backend)
+        self._flow = await WorkflowEngine.create(make(workers=WORKERS))
 
     async def run(self, graph: Graph, iterations: int) -> list[int]:
         task = self._task(body)
@@ -151,11 +150,41 @@ class _ByCallbacks:
             self._loop.call_soon_threadsafe(self._end.set_result, None)
 
 
+class ClientSubmit:
+    """`Client.submit` for each task on a Dask `LocalCluster`, with the futures of its parents as arguments."""
+
+    async def start(self) -> None:
+        from distributed import Client, LocalCluster
+
+        self._cluster: Any = await LocalCluster(
+            n_workers=1, threads_per_worker=WORKERS, dashboard_address=None, silence_logs=50, asynchronous=True
+        )
+        self._client: Any = await Client(self._cluster, asynchronous=True)
+
+    async def run(self, graph: Graph, iterations: int) -> list[int]:
+        futures: list[Any] = []
+        for parents in graph.parents:
+            values = [futures[parent] for parent in parents]
+            futures.append(self._client.submit(body, iterations, *values, pure=False))
+        return list(await self._client.gather([futures[sink] for sink in graph.sinks]))
+
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await self._client.submit(function, *arguments, pure=False)
+
+    async def stop(self) -> None:
+        await self._client.close()
+        await self._cluster.close()
+
+
 CONTENDERS: dict[str, Callable[[], Contender]] = {
     "threads": partial(Asyncflow, "threads"),
     "processes": partial(Asyncflow, "processes"),
+    "dask": partial(Asyncflow, "dask"),
     "run_in_executor": RunInExecutor,
     "ProcessPoolExecutor": ProcessPool,
+    "client.submit": ClientSubmit,
 }
+#: The backends that need nothing but this machine.
+LOCAL = ("threads", "processes")
 #: The baseline of each backend.
-RAW = {"threads": "run_in_executor", "processes": "ProcessPoolExecutor"}
+RAW = {"threads": "run_in_executor", "processes": "ProcessPoolExecutor", "dask": "client.submit"}

@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
-from tests.bench.contenders import CONTENDERS, RAW, WORKERS
+from tests.bench.contenders import CONTENDERS, LOCAL, RAW, WORKERS
 from tests.bench.plan import Plan
 from tests.bench.rows import Row, Selection
 from tests.bench.session import Child, ChildFailed, Sample, in_turns
@@ -33,9 +33,9 @@ class Point(NamedTuple):
 
 def measure(plan: Plan, selection: Selection) -> Iterator[Row]:
     for pattern in PATTERNS:
-        chosen = list(selection.of("metg", tuple(f"{backend} {pattern}" for backend in RAW)))
+        chosen = list(selection.of("metg", tuple(f"{backend} {pattern}" for backend in LOCAL)))
         if chosen:
-            backends = [backend for backend in RAW if f"{backend} {pattern}" in chosen]
+            backends = [backend for backend in LOCAL if f"{backend} {pattern}" in chosen]
             yield from _rows(plan, pattern, backends)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.bench.contenders import RAW
+from tests.bench.contenders import LOCAL
 from tests.bench.metg import PATTERNS as METG_PATTERNS
 from tests.bench.patterns import PATTERNS
 from tests.bench.rows import Row, Selection
@@ -33,7 +33,7 @@ def measure(file: Path, measured: list[Row], selection: Selection) -> Iterator[R
     rows = {(row.group, row.name): row for row in measured}
     for pattern in selection.of("peers", PATTERNS):
         yield from _against_radical(records, rows.get(("threads", pattern)), pattern)
-    for backend in RAW:
+    for backend in LOCAL:
         for pattern in METG_PATTERNS:
             name = f"metg {backend} {pattern}"
             if selection.has("peers", name):

@@ -10,9 +10,9 @@ from tests.bench.machine import Patience
 
 @dataclass(frozen=True)
 class Plan:
-    #: No-op tasks in a graph on each backend; a chain on processes is shorter, for there each link is a round trip.
+    #: No-op tasks in a graph on each backend; a chain between processes is shorter: each link is a round trip.
     tasks: Mapping[str, int]
-    chain_on_processes: int
+    short_chain: int
     rounds: int
     #: The graph that must cost no more a task than one of `few`, and how many processes measure both.
     few: int
@@ -32,7 +32,7 @@ class Plan:
 
     def size(self, backend: str, pattern: str) -> int:
         """Tasks in a graph of no-ops."""
-        return self.chain_on_processes if (backend, pattern) == ("processes", "chain") else self.tasks[backend]
+        return self.short_chain if pattern == "chain" and backend != "threads" else self.tasks[backend]
 
 
 def _grains(coarsest: float, finest: float, factor: float) -> list[float]:
@@ -45,8 +45,8 @@ def _grains(coarsest: float, finest: float, factor: float) -> list[float]:
 def full() -> Plan:
     """Below 12 minutes on two cores."""
     return Plan(
-        tasks={"threads": 10_000, "processes": 10_000},
-        chain_on_processes=1_000,
+        tasks={"threads": 10_000, "processes": 10_000, "dask": 10_000},
+        short_chain=1_000,
         rounds=7,
         few=10_000,
         many=1_000_000,
@@ -63,8 +63,8 @@ def full() -> Plan:
 def quick() -> Plan:
     """Below a minute on two cores."""
     return Plan(
-        tasks={"threads": 3_000, "processes": 2_000},
-        chain_on_processes=300,
+        tasks={"threads": 3_000, "processes": 2_000, "dask": 300},
+        short_chain=300,
         rounds=3,
         few=10_000,
         many=100_000,

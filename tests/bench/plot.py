@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
-from tests.bench.contenders import RAW
+from tests.bench.contenders import LOCAL, RAW
 from tests.bench.metg import PATTERNS
 from tests.bench.rows import Row
 
@@ -70,11 +70,12 @@ def _bars(axis: Axes, title: str, rows: Sequence[Row], by_goal: bool = False) ->
 
 def _curves(axis: Axes, pattern: str, rows: Mapping[str, Row]) -> None:
     axis.set_title(f"METG(50 %), {pattern}")
-    for backend, raw in RAW.items():
+    for backend in LOCAL:
         row = rows.get(f"{backend} {pattern}")
         if row is not None:
             _curve(axis, row.data["curve"], f"{backend}: {_metg(row.value)}", _COLOURS[backend], "-")
-            _curve(axis, row.data["raw_curve"], f"{raw}: {_metg(row.data['raw_us'])}", _COLOURS[backend], "--")
+            raw = f"{RAW[backend]}: {_metg(row.data['raw_us'])}"
+            _curve(axis, row.data["raw_curve"], raw, _COLOURS[backend], "--")
     axis.axhline(0.5, color="black", linewidth=1)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(ScalarFormatter())

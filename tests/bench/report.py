@@ -14,6 +14,7 @@ from tests.bench.rows import Row
 TITLES = {
     "threads": "No-op tasks on threads: time / loop.run_in_executor by hand",
     "processes": "No-op tasks on processes: time / ProcessPoolExecutor.submit by hand",
+    "dask": "No-op tasks on a Dask cluster of this machine: time / Client.submit by hand",
     "arrays": "NumPy array through a task on a process and back: time / ProcessPoolExecutor.submit",
     "growth": "Cost of a task in a large graph / in a small one, on threads",
     "edges": "Cost of an edge at the most edges / at the fewest, on threads",
