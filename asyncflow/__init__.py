@@ -15,6 +15,7 @@ from asyncflow.errors import (
     TaskTimeoutError,
     UnknownBackendError,
     UnsatisfiableRequestError,
+    WalltimeReached,
     WorkerLostError,
 )
 from asyncflow.future import TaskFuture
@@ -38,6 +39,7 @@ __all__ = [
     "TaskTimeoutError",
     "UnknownBackendError",
     "UnsatisfiableRequestError",
+    "WalltimeReached",
     "WorkerLostError",
     "WorkflowEngine",
     "block",

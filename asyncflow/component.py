@@ -103,7 +103,8 @@ class Component(Node):
         Node.__init__(self)
         #: Number of the call in its engine, from 1.
         self.seq = seq
-        #: Numbers of the first calls that it depends on, for drawings: the edges themselves go when these end.
+        #: Numbers of the first calls that it depends on, and 0 at the end where there are more. For drawings: the edges
+        #: themselves go when these end.
         self.after: tuple[int, ...] = ()
         self.binding = binding
         #: As passed, futures and all; dropped when the component has ended.

@@ -12,8 +12,9 @@ import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from functools import partial
 from pathlib import Path
+from time import time
 from types import TracebackType
-from typing import Any, TextIO, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 from asyncflow import options
 from asyncflow.arguments import find_futures
@@ -44,8 +45,9 @@ from asyncflow.guard import start_guard
 from asyncflow.lane import BackendState
 from asyncflow.mapping import TaskMap
 from asyncflow.scheduler import Scheduler
-from asyncflow.scope import WorkflowScope, closed, enter, opened, scope_of
+from asyncflow.scope import WorkflowScope, _open, closed, enter, opened, scope_of
 from asyncflow.task import Decorators, Task, refuse_on_worker
+from asyncflow.walltime import Walltime, allocation_end, walltime_of
 
 R = TypeVar("R")
 
@@ -61,7 +63,15 @@ class WorkflowEngine(Decorators):
 
     _engine: WorkflowEngine  # of the decorators: this very one
 
-    def __init__(self, uid: str, work_dir: Path, history: int, block_warning: float | None) -> None:
+    def __init__(
+        self,
+        uid: str,
+        work_dir: Path,
+        history: int,
+        block_warning: float | None,
+        walltime: float | None,
+        margin: float | None,
+    ) -> None:
         """Use `WorkflowEngine.create()`."""
         self.uid = uid
         self.work_dir = work_dir
@@ -72,6 +82,9 @@ class WorkflowEngine(Decorators):
         self._thread = threading.current_thread()
         self._scheduler = Scheduler(self.loop, history=history, directory=str(work_dir / uid))
         self.components = Components(self._scheduler)
+        self._walltime = Walltime(self.loop, self._scheduler, margin)
+        #: When the time ends, where the user said so.
+        self._ends = None if walltime is None else time() + walltime
         self._blocks = BackendState(BlockRunner())
         self._backends: dict[str, BackendState] = {}
         self._block_warning = block_warning
@@ -90,6 +103,8 @@ class WorkflowEngine(Decorators):
         dry_run: bool = False,
         history: int = 10_000,
         block_warning: float | None = 1.0,
+        walltime: float | Literal[False] | None = None,
+        walltime_margin: float | None = None,
     ) -> EngineCreation:
         """Start an engine: `await` it, or use it in `async with`, which shuts it down.
 
@@ -99,6 +114,10 @@ class WorkflowEngine(Decorators):
         go, made when the first is written. With `dry_run` no task runs: each gives None, on backends of the same names.
         `history` finished components stay in `flow.components`. A coroutine that holds the loop for more than
         `block_warning` seconds is named in the log; None for never.
+
+        `walltime` is the seconds from now that the engine has: some before that it begins nothing more, and ends what
+        is unfinished with WalltimeReached. None is what is left of the SLURM allocation, if there is one; False is no
+        end. `walltime_margin` is how many seconds before; None is a tenth of the walltime, and at most 60.
         """
         options.whole("history", history, 0)
         if block_warning is not None:
@@ -107,12 +126,22 @@ class WorkflowEngine(Decorators):
             raise InvalidOptionError("work_dir", work_dir, "the path of a directory")
         if uid is not None and (not isinstance(uid, str) or not uid or "/" in uid or uid in (".", "..")):
             raise InvalidOptionError("uid", uid, "a name without '/': it names a directory below work_dir")
+        if walltime is not None and walltime is not False:
+            options.seconds("walltime", walltime, positive=True)
+        if walltime_margin is not None:
+            options.seconds("walltime_margin", walltime_margin)
         make = partial(
-            WorkflowEngine, uid or f"flow-{uuid.uuid4().hex[:8]}", Path(work_dir).absolute(), history, block_warning
+            WorkflowEngine,
+            uid or f"flow-{uuid.uuid4().hex[:8]}",
+            Path(work_dir).absolute(),
+            history,
+            block_warning,
+            walltime or None,
+            walltime_margin,
         )
-        return EngineCreation(make, backend, dry_run)
+        return EngineCreation(make, backend, dry_run, in_allocation=walltime is None)
 
-    async def _start(self, given: Any, dry_run: bool) -> None:
+    async def _start(self, given: Any, dry_run: bool, in_allocation: bool) -> None:
         for backend in await resolve_backends(given):
             self._backends[backend.name] = BackendState(NoopBackend(backend.name) if dry_run else backend)
         started: list[Backend] = []
@@ -137,6 +166,10 @@ class WorkflowEngine(Decorators):
         # a task of ours among the user's.
         self._lifeline = self._shut_down_with_loop()
         await self._lifeline.__anext__()
+        if self._ends is not None:
+            self._walltime.end_at(self._ends)
+        elif in_allocation and (read := allocation_end()) is not None:
+            self._walltime.follow(read)
 
     async def _shut_down_with_loop(self) -> AsyncGenerator[None, None]:
         try:
@@ -248,11 +281,22 @@ class WorkflowEngine(Decorators):
             raise DrainInsideBlockError(scope.parent)
         await self._scheduler.drain()
 
+    def end_within(self, seconds: float) -> None:
+        """Have the engine end in that many seconds, as it does at the end of its walltime.
+
+        It begins nothing more at once, lets go on what runs, and in time stops that and ends what is unfinished with
+        WalltimeReached. It never puts off an end that is nearer. May be called from any thread, and by a signal's
+        handler: `loop.add_signal_handler(signal.SIGTERM, flow.end_within, 25)`.
+        """
+        options.seconds("seconds", seconds)
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and so is the engine
+            self.loop.call_soon_threadsafe(self._walltime.end_within, seconds)
+
     async def shutdown(self, grace: float = 5.0) -> None:
         """Cancel what is unfinished and end all that the engine started. May be called twice.
 
-        `grace` is seconds that running executables and blocks get to end by themselves. Afterwards a call raises
-        EngineClosedError.
+        `grace` is seconds that running executables and blocks get to end by themselves; less, where the walltime ends
+        before. Afterwards a call raises EngineClosedError.
         """
         options.seconds("grace", grace)
         self._check_loop("flow.shutdown")
@@ -264,6 +308,8 @@ class WorkflowEngine(Decorators):
 
     async def _shut_down(self, grace: float) -> None:
         message = f"engine {self.uid!r} was shut down"
+        grace = self._walltime.grace(grace)
+        self._walltime.close()
         self._scheduler.cancel_all(message=message)
         await self._blocks.backend.stop(grace)
         # gather, not one by one: each may need its grace.
@@ -273,6 +319,7 @@ class WorkflowEngine(Decorators):
         for state in self._backends.values():
             give_back(state.backend)
         self._scheduler.abandon_all(message)
+        await self._walltime.closed()
         self._stop_guard()
         closed(self)
         self._ended = True
@@ -289,10 +336,13 @@ class WorkflowEngine(Decorators):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None:
+            # At the end of the time blocks may be about to save something.
+            if kind is None or (error is not None and walltime_of(error) is self._walltime.error is not None):
                 await self.drain()
         finally:
             await self.shutdown()
+        if error is None and self._walltime.error is not None:
+            raise self._walltime.error
 
     def __reduce__(self) -> Any:
         raise EngineNotPicklableError
@@ -308,10 +358,11 @@ class WorkflowEngine(Decorators):
 class EngineCreation:
     """What `WorkflowEngine.create()` returns: await it for the engine, or enter it with `async with`."""
 
-    def __init__(self, make: Callable[[], WorkflowEngine], backend: Any, dry_run: bool) -> None:
+    def __init__(self, make: Callable[[], WorkflowEngine], backend: Any, dry_run: bool, in_allocation: bool) -> None:
         self._make = make
         self._backend = backend
         self._dry_run = dry_run
+        self._in_allocation = in_allocation
         self._flow: WorkflowEngine | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -322,7 +373,7 @@ class EngineCreation:
 
     async def _create(self) -> WorkflowEngine:
         flow = self._make()
-        await flow._start(self._backend, self._dry_run)
+        await flow._start(self._backend, self._dry_run, self._in_allocation)
         return flow
 
     def __await__(self) -> Generator[Any, None, WorkflowEngine]:
@@ -337,6 +388,11 @@ class EngineCreation:
     ) -> None:
         if self._flow is not None:
             await self._flow.__aexit__(kind, error, trace)
+
+
+def open_engines() -> list[WorkflowEngine]:
+    """Those of this process, on whatever loop, that are not shut down."""
+    return list(_open)
 
 
 def run(main: Callable[..., Coroutine[Any, Any, R]], backend: Any = None, **create_options: Any) -> R:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import subprocess
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 __all__ = [
+    "AllocationError",
     "AsyncflowError",
     "BackendInUseError",
     "BackendLostError",
@@ -38,16 +40,21 @@ __all__ = [
     "MapUsedError",
     "NoEngineError",
     "NotABackendError",
+    "NotAwaitedError",
     "NotPicklableError",
     "RemoteError",
     "RemoteTraceback",
+    "ResultLostError",
+    "ResultNotFetchedError",
     "TaskDefinitionError",
     "TaskExitError",
     "TaskTimeoutError",
     "UnknownBackendError",
     "UnknownOptionError",
     "UnsatisfiableRequestError",
+    "WalltimeReached",
     "WorkerLostError",
+    "WorkerRefusedError",
     "nearest",
 ]
 
@@ -215,6 +222,20 @@ class FutureNotSettableError(AsyncflowError, RuntimeError):
         super().__init__(
             f"the future of {name!r} ({uid}) is set by its task alone: cancel it, or set one of your own, "
             "made by asyncio.get_running_loop().create_future()"
+        )
+
+
+class NotAwaitedError(AsyncflowError, AttributeError, TypeError):
+    """A future used as if it were its result."""
+
+    def __init__(self, task: str, uid: str, use: str) -> None:
+        self.task = task
+        self.uid = uid
+        #: What was asked of it: "attribute 'mean'", "+".
+        self.use = use
+        super().__init__(
+            f"the future of {task!r} ({uid}) has no {use}: await it first, the result is what may have it; "
+            f"or pass the future itself to another task"
         )
 
 
@@ -388,6 +409,51 @@ class WorkerLostError(AsyncflowError):
         super().__init__(
             f"{name!r} ({uid}) lost its worker {times}, last on host {host}: {reason}; "
             f"max_losses= is how many losses a task may survive"
+        )
+
+
+class WalltimeReached(AsyncflowError):
+    """The engine's time ended before its tasks did. What ends with this has not failed: it did not run to its end."""
+
+    def __init__(
+        self,
+        ends: float,
+        done: int,
+        unfinished: int,
+        stopped: int = 0,
+        too_long: Mapping[str, float] | None = None,
+    ) -> None:
+        #: When the time ends, in seconds since the epoch.
+        self.ends = ends
+        #: How many calls had ended well, and how many had not ended.
+        self.done = done
+        self.unfinished = unfinished
+        #: How many of the latter were running.
+        self.stopped = stopped
+        #: Names of tasks that were not begun as they would not have finished, and the seconds that one takes.
+        self.too_long = dict(too_long or {})
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.ends))
+        text = f"the walltime ends at {when}: {self.done} calls done, {self.unfinished} not done"
+        if self.stopped:
+            text += f" ({self.stopped} stopped while running)"
+        if self.too_long:
+            held = [f"{name!r} takes {seconds:.3g} s" for name, seconds in self.too_long.items()]
+            text += f"; too long for what was left: {', '.join(held[:3])}"
+        return f"{text}; submit the job again, or ask for more time"
+
+
+class AllocationError(AsyncflowError, RuntimeError):
+    """A job of SLURM's whose nodes cannot be told."""
+
+    def __init__(self, job_id: str, reason: str) -> None:
+        self.job_id = job_id
+        self.reason = reason
+        super().__init__(
+            f"SLURM_JOB_ID={job_id} says that this is a job of SLURM's, but its nodes cannot be told: {reason}; "
+            f"unset SLURM_JOB_ID to run outside of it"
         )
 
 

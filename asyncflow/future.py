@@ -8,13 +8,22 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from asyncflow.display.cards import future_card
-from asyncflow.errors import FutureNotSettableError
+from asyncflow.errors import FutureNotSettableError, NotAwaitedError
 from asyncflow.graph import State
 
 if TYPE_CHECKING:
     from asyncflow.component import Component
 
 R = TypeVar("R")
+
+
+def _refusal(use: str) -> Callable[..., NoReturn]:
+    """What a special method of a future is that only its result can have."""
+
+    def refuse(self: TaskFuture[Any], *_operands: object) -> NoReturn:
+        raise NotAwaitedError(self.name, self.uid, use)
+
+    return refuse
 
 
 class FailureNotice:
@@ -133,6 +142,32 @@ class TaskFuture(asyncio.Future[R]):
                 self._log_traceback = False
             else:
                 self._failure.seen = True
+
+    if not TYPE_CHECKING:  # type checkers find these mistakes by themselves
+        # A forgotten `await` is the most common mistake of all, and Python would say nothing of it.
+        # Not __len__ and __bool__: programs ask whether they have a future.
+        __add__ = __radd__ = _refusal("+")
+        __sub__ = __rsub__ = __neg__ = _refusal("-")
+        __mul__ = __rmul__ = _refusal("*")
+        __truediv__ = __rtruediv__ = _refusal("/")
+        __floordiv__ = __rfloordiv__ = _refusal("//")
+        __mod__ = __rmod__ = _refusal("%")
+        __pow__ = __rpow__ = _refusal("**")
+        __matmul__ = __rmatmul__ = _refusal("@")
+        __lt__ = __le__ = __gt__ = __ge__ = _refusal("order")
+        __int__ = __float__ = __complex__ = _refusal("number")
+        __getitem__ = _refusal("items")
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("_"):  # asked for by whoever inspects it; or before it is bound to its component
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            component = self._component
+            raise NotAwaitedError(component.name, component.uid, f"attribute {name!r}")
+
+        def __format__(self, spec: str) -> str:
+            if spec:
+                raise NotAwaitedError(self.name, self.uid, f"format {spec!r}")
+            return str(self)
 
     def __repr__(self) -> str:
         try:

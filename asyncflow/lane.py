@@ -104,6 +104,11 @@ class Lane:
         if not self.fixed:
             self._set_limit()
 
+    def room(self, left: float) -> int:
+        """How many items may be out where only `left` seconds are: none waits behind others until it is too late."""
+        in_time = self.fixed or self.limit * self._cost <= left * self._workers
+        return self.limit if in_time else min(self.limit, self._workers)
+
     def push(self, component: Component, first: bool = False) -> None:
         """Queue a READY component; `first` puts it before those of its priority."""
         rank = -component.binding.policy.priority

@@ -23,11 +23,13 @@ from asyncflow.component import Binding, Component, Tally
 from asyncflow.errors import (
     BackendLostError,
     DependencyFailureError,
+    ExecutableError,
     ForeignFutureError,
     InternalError,
     ResultNotFetchedError,
     TaskExitError,
     TaskTimeoutError,
+    WalltimeReached,
     WorkerLostError,
 )
 from asyncflow.future import FailureNotice, TaskFuture
@@ -36,11 +38,15 @@ from asyncflow.lane import BackendState, Lane
 from asyncflow.options import seconds
 from asyncflow.reports import DirectReporter, Mailbox, MailboxReporter
 from asyncflow.stayed import StayedResults
+from asyncflow.walltime import Stage, Walltime
 
 #: How many task names are counted apart; a program that makes up names without end must not fill the memory with them.
 _NAMES = 1000
 #: How many dependencies of a component are remembered for drawings.
 _DRAWN = 200
+#: Seconds from a hint that nothing runs any more to the look at whether that is so: while the engine drains, and while
+#: it only holds back what would not finish. Then somebody may still call what would, and the look costs more.
+_MOMENT, _WHILE = 0.05, 1.0
 #: A TaskFuture refuses to be set by anybody else, and takes an interest for one in its value.
 _set_result = asyncio.Future.set_result
 _is_done = asyncio.Future.done
@@ -93,6 +99,8 @@ class Scheduler:
         self._flush_due = False
         self._states: list[BackendState] = []
         self._idle_waiters: list[asyncio.Future[None]] = []
+        #: What is begun must end before; None while no end is known.
+        self.walltime: Walltime | None = None
 
     def reporter(self, state: BackendState) -> MailboxReporter:
         """What the backend of `state` reports to."""
@@ -165,7 +173,7 @@ class Scheduler:
             else:
                 raise ForeignFutureError(component.name, future)
         connect(component, unfinished)
-        component.after = tuple(numbers if len(numbers) <= _DRAWN else numbers[:_DRAWN])
+        component.after = tuple(numbers if len(numbers) <= _DRAWN else (*numbers[:_DRAWN], 0))
         return others
 
     def _stays_elsewhere(self, future: asyncio.Future[Any], component: Component) -> bool:
@@ -188,7 +196,9 @@ class Scheduler:
             return
         # Not exception(): that would count as the user's having looked at it.
         error = future._exception if isinstance(future, TaskFuture) else future.exception()
-        if error is not None:
+        if isinstance(error, WalltimeReached):
+            self._end_cancelled(component, error)
+        elif error is not None:
             notice = future._failure if isinstance(future, TaskFuture) else None
             self._end_failed(component, _dependency_failure(component, _names(future), error), notice)
 
@@ -255,15 +265,21 @@ class Scheduler:
 
     def _feed_lane(self, lane: Lane) -> None:
         batch: list[WorkItem] = []
+        walltime = self.walltime
+        room = lane.limit if walltime is None else walltime.room(lane)
         try:
-            while len(lane.out) < lane.limit and (component := lane.pop()) is not None:
-                if lane.state.broken is not None:
+            while len(lane.out) < room and (component := lane.pop()) is not None:
+                if walltime is not None and not walltime.fits(component):
+                    walltime.held.append(component)
+                elif lane.state.broken is not None:
                     self._end_broken(component, lane.state)
                 elif (item := self._hand_over(component, lane)) is not None:
                     batch.append(item)
         finally:
             if batch:
                 self._submit(lane, batch)
+            elif walltime is not None and walltime.waits:
+                self._look_soon(walltime)
 
     def _deliver(self) -> int:
         """Set the futures of what is DONE, and wake who waits for everything to end; how many futures."""
@@ -331,22 +347,32 @@ class Scheduler:
             component.timer = self._loop.call_later(timeout, self._time_out, item, timeout)
 
     def on_success(self, item: WorkItem, outcome: Outcome) -> None:
-        if self._settle(item, outcome.ended - outcome.started):
-            self._end_done(item.component, outcome.value)
+        seconds = outcome.ended - outcome.started
+        if self._settle(item, seconds):
+            component: Component = item.component
+            if self.walltime is not None:
+                self.walltime.learn(component.binding.tally, seconds)
+            self._end_done(component, outcome.value)
 
     @_exclusive
     def on_finished(self, item: WorkItem, outcome: Outcome) -> None:
-        if isinstance(outcome.error, WorkDied):
-            self.on_lost(item, outcome.error.loss)
+        error = outcome.error
+        if error is None:
+            self.on_success(item, outcome)
+            return
+        if isinstance(error, WorkDied):
+            self.on_lost(item, error.loss)
             return
         if not self._settle(item, outcome.ended - outcome.started):
             return
         component: Component = item.component
-        error = outcome.error
-        if error is None:
-            self._end_done(component, outcome.value)
-        elif isinstance(error, asyncio.CancelledError):
+        if isinstance(error, asyncio.CancelledError):
             self._end_cancelled(component, component.reason or str(error) or None)
+        elif isinstance(error, WalltimeReached):  # what a block awaited ended so, and so does the block
+            self._end_cancelled(component, error)
+        elif isinstance(error, ExecutableError) and self._drains():
+            # At the end of its time a batch system sends TERM to programs too; that is no failure of theirs.
+            self._make_ready(component, first=True)
         else:
             self._attempt_failed(component, error)
 
@@ -354,7 +380,7 @@ class Scheduler:
         if not self._settle(item, None):
             return
         component: Component = item.component
-        if loss.begun:
+        if loss.begun and not self._drains():  # or it is the batch system that ends the workers
             # Company is no proof of guilt: it runs again, alone, and a loss while alone is its own.
             component.solo = True
             component.losses += loss.alone
@@ -411,7 +437,10 @@ class Scheduler:
         for lane in state.lanes.values():
             for item in list(lane.out):
                 if self._settle(item, None):
-                    self._end_broken(item.component, state)
+                    if self._drains():
+                        self._make_ready(item.component, first=True)
+                    else:
+                        self._end_broken(item.component, state)
         self.flush()
 
     def on_resized(self, state: BackendState, _: None) -> None:
@@ -460,7 +489,7 @@ class Scheduler:
         """Try again, where the policy allows: once the work of `after` is dead, if that is given."""
         component.failures += 1
         policy = component.binding.policy
-        if component.failures > policy.retries:
+        if component.failures > policy.retries or self._is_over():
             self._end_failed(component, error)
             return
         try:
@@ -505,7 +534,10 @@ class Scheduler:
 
     @_exclusive
     def cancel(self, component: Component, message: Any | None = None, /) -> bool:
-        """Cancel a component; False where it has ended. A running block is asked to end and ends in its own time."""
+        """Cancel a component; False where it has ended. A running block is asked to end and ends in its own time.
+
+        `message` is for its future's CancelledError, or the WalltimeReached that its future is to raise instead.
+        """
         if component.phase.ended:
             self._deliver()  # so that it is seen to have ended
             return False
@@ -519,7 +551,7 @@ class Scheduler:
         return True
 
     @_exclusive
-    def cancel_all(self, workflow_id: str | None = None, message: str | None = None) -> int:
+    def cancel_all(self, workflow_id: str | None = None, message: Any | None = None) -> int:
         """Cancel every unfinished component, or those of one workflow; how many there were."""
         chosen = [c for c in self.unfinished.values() if workflow_id is None or c.workflow_id == workflow_id]
         # Blocks first: a block must see its own cancellation, not that of a task which it happens to await.
@@ -527,6 +559,103 @@ class Scheduler:
         for component in chosen:
             self.cancel(component, message)
         return len(chosen)
+
+    # --- the end of the time -----------------------------------------------------------------------------------------
+
+    @_exclusive
+    def keep_to(self, walltime: Walltime) -> None:
+        """The end has become known, or has moved: what was held back may fit now."""
+        self.walltime = walltime
+        for component in reversed(walltime.release_held()):
+            if component.phase is Phase.READY:
+                self._make_ready_again(component)
+        self.flush()
+
+    @_exclusive
+    def begin_drain(self) -> None:
+        """Begin nothing more, and take back what was handed over and has not begun."""
+        walltime = self.walltime
+        if walltime is None or walltime.stage is not Stage.OPEN:
+            return
+        walltime.stage = Stage.DRAINING
+        for item in self._current():
+            if item.started is None and item.definition.kind is not Kind.BLOCK:
+                component: Component = item.component
+                self._abandon(component)
+                self._make_ready(component, first=True)
+        self._look_soon(walltime)
+        self.flush()
+
+    @_exclusive
+    def run_out(self) -> None:
+        """End everything with WalltimeReached, but for blocks that run: these see it where they await something."""
+        if self.walltime is None:
+            return
+        self.walltime.stage = Stage.OVER
+        running = [c for c in self.unfinished.values() if c.item is not None]
+        ending = [c for c in self.unfinished.values() if c.item is None or not _is_block(c)]
+        if ending:
+            error = self._out_of_time(self.walltime, sum(not _is_block(c) for c in running))
+            # The last calls first: a dependent is to end by itself, and not by its dependency.
+            for component in reversed(ending):
+                self.cancel(component, error)
+        self.walltime.held.clear()
+
+    @_exclusive
+    def end_blocks(self) -> None:
+        """Cancel what still runs at the end of the time."""
+        if self.walltime is not None and self.unfinished:
+            self.cancel_all(message=self._out_of_time(self.walltime, 0))
+
+    def _out_of_time(self, walltime: Walltime, stopped: int) -> WalltimeReached:
+        return walltime.reached(sum(tally.done for tally in self.tallies.values()), len(self.unfinished), stopped)
+
+    def _drains(self) -> bool:
+        return self.walltime is not None and self.walltime.stage is Stage.DRAINING
+
+    def _is_over(self) -> bool:
+        return self.walltime is not None and self.walltime.stage is Stage.OVER
+
+    def _look_soon(self, walltime: Walltime) -> None:
+        """Something was not begun, on whatever thread: have the loop look whether anything still runs."""
+        if not walltime.looks:
+            walltime.looks = True
+            self._mailbox.post(self._look, walltime, None)
+
+    def _look(self, walltime: Walltime, _: None) -> None:
+        if walltime.stage is Stage.OVER:
+            walltime.looks = False
+            self.run_out()
+        else:
+            delay = _MOMENT if walltime.stage is Stage.DRAINING else _WHILE
+            self._loop.call_later(delay, self._end_if_idle, walltime)
+
+    @_exclusive
+    def _end_if_idle(self, walltime: Walltime) -> None:
+        walltime.looks = False
+        if not walltime.waits or any(not _is_block(item.component) for item in self._current()):
+            return
+        if walltime.stage is not Stage.OPEN or self._is_stuck(walltime):
+            self.run_out()
+
+    def _is_stuck(self, walltime: Walltime) -> bool:
+        """Whether nothing will become ready by itself: all waits for what is held back, blocks by their calls."""
+        ready = 0
+        blocks, callers = set(), set()
+        for component in self.unfinished.values():
+            if component.phase is Phase.BACKOFF or component.foreign:
+                return False
+            if component.phase is Phase.SUBMITTED:
+                blocks.add(component.uid)
+            ready += component.phase is Phase.READY
+            callers.add(component.parent)
+        held = sum(component.phase is Phase.READY for component in walltime.held)
+        return ready == held > 0 and blocks <= callers
+
+    def _current(self) -> list[WorkItem]:
+        """The items with backends that are still their components' attempts."""
+        lanes = [lane for state in self._states for lane in state.lanes.values()]
+        return [item for lane in lanes for item in lane.out if item.component.item is item]
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
@@ -604,9 +733,15 @@ class Scheduler:
                 continue
             component.move(Phase.CANCELLED)
             component.binding.tally.cancelled += 1
-            if component.future is not None:
-                asyncio.Future.cancel(component.future, message)
-            message = f"its dependency {component.name!r} ({component.uid}) was cancelled"
+            future = component.future
+            if isinstance(message, WalltimeReached):
+                # Not a CancelledError: whoever awaits the future would take itself for cancelled.
+                if future is not None and not _is_done(future):
+                    asyncio.Future.set_exception(future, message)
+            else:
+                if future is not None:
+                    asyncio.Future.cancel(future, message)
+                message = f"its dependency {component.name!r} ({component.uid}) was cancelled"
             ending.extend(orphans(component))
             self._forget(component)
 
@@ -646,9 +781,9 @@ class Scheduler:
             self._abandon(component)
             self._end_cancelled(component, message)
         for future in self._stayed.rest():
-            error = ResultNotFetchedError(future.name, future.uid)
-            self._on_fetched(future, (None, error))
-            future._failure = None  # nobody wanted it so far
+            self._stayed.take(future)
+            if not _is_done(future):  # without a notice: nobody wanted it so far
+                asyncio.Future.set_exception(future, ResultNotFetchedError(future.name, future.uid))
 
     # --- self-check --------------------------------------------------------------------------------------------------
 
@@ -701,6 +836,10 @@ class Scheduler:
     def out(self) -> int:
         """How many items are with backends."""
         return sum(len(lane.out) for state in self._states for lane in state.lanes.values())
+
+
+def _is_block(component: Component) -> bool:
+    return component.binding.definition.kind is Kind.BLOCK
 
 
 def _can_be_stopped(item: WorkItem) -> bool:

@@ -160,7 +160,7 @@ def _check_function(fn: Callable[..., Any], kind: Kind, label: str) -> None:
     if isinstance(fn, (staticmethod, classmethod)):
         raise TaskDefinitionError(label, f"put @{type(fn).__name__} above the task's decorator, not below it")
     if not callable(fn):
-        raise TaskDefinitionError(label, f"a {type(fn).__name__} is not a function")
+        raise TaskDefinitionError(label, f"{fn!r:.80} is not a function; options are given by name, as in retries=2")
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise TaskDefinitionError(label, "it is a generator, whose values cannot be a future's result; return a list")
     if kind is Kind.BLOCK and not _is_async(fn):

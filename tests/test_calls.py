@@ -648,7 +648,7 @@ async def test_callables_of_all_sorts_become_tasks() -> None:
 @pytest.mark.parametrize(
     "decorate,problem",
     [
-        (lambda flow: flow.function_task(3), "a int is not a function"),
+        (lambda flow: flow.function_task(3), "3 is not a function; options are given by name, as in retries=2"),
         (lambda flow: flow.function_task(_own_workflow), "'workflow_id' would never be passed"),
         (lambda flow: flow.function_task(_generator), "it is a generator"),
         (lambda flow: flow.function_task(_async_generator), "it is a generator"),
@@ -656,7 +656,7 @@ async def test_callables_of_all_sorts_become_tasks() -> None:
         (lambda flow: flow.function_task(staticmethod(identity)), "put @staticmethod above"),
         (lambda flow: flow.function_task(classmethod(identity)), "put @classmethod above"),
         (lambda flow: flow.block(identity), "must be 'async def'"),
-        (lambda flow: flow.executable_task(name="x")(None), "a NoneType is not a function"),
+        (lambda flow: flow.executable_task(name="x")(None), "None is not a function"),
         (lambda flow: flow.function_task(task_description=[])(identity), "not a dict or TaskDescription"),
     ],
 )

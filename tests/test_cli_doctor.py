@@ -21,6 +21,7 @@ from asyncflow.cli.filesystem import file_system
 from asyncflow.errors import BackendNotInstalledError
 from tests.support.command_line import command_line
 from tests.support.scripts import run_script
+from tests.support.slurm import SlurmCluster, needs_slurm
 
 
 def page(capsys: pytest.CaptureFixture[str]) -> str:
@@ -53,7 +54,7 @@ def test_the_page_and_json_hold_the_same(capsys: pytest.CaptureFixture[str]) -> 
     assert f"{found['memory']['used']:,} MB given out" in text
     assert found["directory"]["folder"] == str(Path.cwd().resolve())
     assert found["directory"]["advice"] in text
-    assert [backend["name"] for backend in found["backends"]][:3] == ["threads", "processes", "noop"]
+    assert {"threads", "processes", "noop"} <= {backend["name"] for backend in found["backends"]}
     assert all(f"\n           {backend['name']}" in text for backend in found["backends"])
 
 
@@ -111,13 +112,30 @@ def test_the_allocation_is_read_from_the_environment() -> None:
 def test_the_allocation_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("SLURM_JOB_ID", "SLURM_JOB_END_TIME"):
         monkeypatch.delenv(name, raising=False)
-    assert "slurm      no allocation" in page(capsys)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "slurm      no allocation\nmpi" in page(capsys)
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     assert "job 4711 on ? nodes (?), partition ?" in page(capsys)
-    assert "SLURM_JOB_END_TIME is not set" in page(capsys)
+    assert "SLURM_JOB_END_TIME is not set, and scontrol does not tell" in page(capsys)
+    assert "sbatch not on PATH, srun not on PATH" in page(capsys)
     monkeypatch.setenv("SLURM_JOB_END_TIME", "1700000000")
     assert "ends 2023-11-1" in page(capsys)
     assert " min ago" in page(capsys)
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    assert "job 4711 on 1 node (?)" in page(capsys)
+
+
+@needs_slurm
+def test_a_job_of_slurm_is_told_as_it_is(slurm: SlurmCluster) -> None:
+    command = f"exec {sys.executable} -m asyncflow doctor --json"
+    job = slurm.sbatch(command, "--nodes=2", "--cpus-per-task=2", "--mem=1000", "--gpus-per-node=1", "--time=10")
+    assert slurm.wait(job) == ("COMPLETED", 0)
+    found = json.loads(slurm.output(job))
+    assert (found["cores"]["slurm"], found["memory"]["slurm"], len(found["gpus"]["ids"])) == (2, 1048, 1)
+    told = found["slurm"]["allocation"]
+    assert (told["job"], told["nodes"], told["partition"]) == (str(job), 2, "main")
+    assert told["ends_at"] == int(slurm.show(job)["StartTime"]) + 600
+    assert all(Path(found["slurm"][program]).name == program for program in ("sbatch", "srun"))
 
 
 def test_gpus_and_the_launcher_are_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,12 +208,19 @@ def test_the_table_of_backends_says_what_to_do(monkeypatch: pytest.MonkeyPatch) 
         "fine": EntryPoint("fine", "asyncflow.backends.noop:NoopBackend", registry.GROUP),
     }
     monkeypatch.setattr(registry, "_registered", lambda: registered)
+    monkeypatch.setattr(registry, "_OWN", {})
+    monkeypatch.setattr(probes, "_EXTRAS", {"dask": "no_such_package", "radical": "no_such_package"})
     found = {backend.name: backend for backend in probes.backends()}
     assert found["fine"].usable
     assert found["broken"] == probes.BackendFinding("broken", True, False, "cannot be loaded: RuntimeError: boom")
     for name in ("dask", "radical"):
         advice = f"Backend {name!r} is not installed; install it with: pip install 'asyncflow-hpc[{name}]'"
         assert found[name] == probes.BackendFinding(name, False, False, advice)
+    # Installed, and broken: to install it once more would not help.
+    monkeypatch.setattr(probes, "_EXTRAS", {"radical": "click"})
+    found = {backend.name: backend for backend in probes.backends()}
+    assert found["radical"].installed
+    assert found["radical"].advice == "cannot be loaded: ModuleNotFoundError: No module named 'radical'"
 
 
 def test_a_backend_that_this_version_lacks_is_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,18 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 from distributed import Client
 from distributed.comm.tcp import TCP
+from distributed.security import Security
 
 from asyncflow import BackendLostError, WorkflowEngine
 from asyncflow.backends import ThreadBackend
+from asyncflow.backends.aside import aside
 from asyncflow.backends.dask import DaskBackend, agent
+from asyncflow.backends.dask.interfaces import own_address
 from asyncflow.backends.dask.results import Result
 from asyncflow.errors import (
     InvalidOptionError,
@@ -28,6 +32,7 @@ from asyncflow.testing.leaks import nothing_left
 from asyncflow.testing.meeting import Meeting, attend
 from asyncflow.testing.plugin import MakeEngine
 from tests.support.dask_cluster import DaskCluster
+from tests.support.scripts import run_script
 
 #: Bytes of a result that is large enough to stay.
 LARGE = 1_000_000
@@ -348,3 +353,53 @@ async def test_one_task_may_have_what_one_worker_has(flow: WorkflowEngine) -> No
     task = flow.function_task(task_description={"cores_per_rank": 2})(bodies.add)
     with pytest.raises(UnsatisfiableRequestError, match="2 cores where there are 1"):
         task(1, 2)
+
+
+def listening() -> set[str]:
+    """Addresses on which this process and its descendants listen."""
+    here = psutil.Process()
+    found = [each for process in (here, *here.children(recursive=True)) for each in process.net_connections("inet")]
+    return {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.parametrize("security", [None, True])
+async def test_a_cluster_of_its_own_listens_on_loopback_alone(make_engine: MakeEngine, security: bool | None) -> None:
+    flow = await make_engine(DaskBackend(workers=2, security=security))
+    assert await flow.function_task(bodies.add)(1, 2) == 3
+    backend: Any = flow._backends["dask"].backend
+    assert backend._session._connection.address.startswith("tls://" if security else "tcp://")
+    assert listening() == {"127.0.0.1"}
+
+
+async def test_it_is_closed_to_whoever_lacks_the_certificate(make_engine: MakeEngine) -> None:
+    flow = await make_engine(DaskBackend(workers=2, security=True))
+    backend: Any = flow._backends["dask"].backend
+    address = backend._session._connection.address
+    with pytest.raises((OSError, TypeError)):
+        await Client(address, asynchronous=True, set_as_default=False, timeout=2, security=Security.temporary())
+
+
+def test_an_interface_must_exist() -> None:
+    with pytest.raises(InvalidOptionError, match=r"interface='nowhere0' is not possible: .*: lo"):
+        own_address("nowhere0")
+
+
+@pytest.mark.parametrize("security", ["yes", 1.5])
+def test_security_is_true_or_dasks(security: Any) -> None:
+    with pytest.raises(InvalidOptionError, match=r"True, or a distributed\.Security"):
+        DaskBackend(security=security)
+
+
+async def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import asyncio\n"
+        "from asyncflow import WorkflowEngine\n"
+        "print('once')\n"
+        "async def main():\n"
+        "    async with WorkflowEngine.create('dask') as flow:\n"
+        "        print(await flow.function_task(lambda x: x + 1)(1))\n"
+        "asyncio.run(main())\n"
+    )
+    done = await aside(lambda: run_script(script))
+    assert (done.stdout, done.stderr, done.returncode) == ("once\n2\n", "", 0)

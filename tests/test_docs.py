@@ -345,6 +345,12 @@ def test_links_of_the_readme_lead_somewhere() -> None:
         assert target.startswith("https:") or (ROOT / target).exists(), target
 
 
+def test_the_workflows_community_reads_what_the_package_says_of_itself() -> None:
+    [description] = re.findall(r'(?m)^description = "(.+)"$', (ROOT / "pyproject.toml").read_text())
+    [headline] = re.findall(r"(?m)^headline: (.+)$", (ROOT / ".wci.yml").read_text())
+    assert headline == description
+
+
 # --- the backend of the page on backends -----------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import inspect
 import pickle
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,19 @@ class Case(NamedTuple):
 _ROOT = ValueError("no such column\nmore of it")
 
 CASES = [
+    Case(
+        errors.AllocationError("42", "nobody says"),
+        "SLURM_JOB_ID=42 says that this is a job of SLURM's, but its nodes cannot be told: nobody says; unset "
+        "SLURM_JOB_ID to run outside of it",
+        RuntimeError,
+        data={"job_id": "42", "reason": "nobody says"},
+    ),
+    Case(
+        errors.WalltimeReached(time.mktime((2025, 11, 21, 16, 7, 33, 0, 0, -1)), 12, 88, 4, {"relax": 754.0}),
+        "the walltime ends at 2025-11-21 16:07:33: 12 calls done, 88 not done (4 stopped while running); too long for "
+        "what was left: 'relax' takes 754 s; submit the job again, or ask for more time",
+        data={"done": 12, "unfinished": 88, "stopped": 4, "too_long": {"relax": 754.0}},
+    ),
     Case(
         errors.InternalError("it went backwards"),
         "it went backwards. This is a defect of asyncflow: please report it with this message",
@@ -111,6 +125,19 @@ CASES = [
         "the results of this map of 'simulate' were given already: keep their list, or call flow.map() again",
         RuntimeError,
         {"name": "simulate"},
+    ),
+    Case(
+        errors.NotAwaitedError("simulate", "task.000003", "attribute 'mean'"),
+        "the future of 'simulate' (task.000003) has no attribute 'mean': await it first, the result is what may have "
+        "it; or pass the future itself to another task",
+        AttributeError,
+        {"task": "simulate", "uid": "task.000003", "use": "attribute 'mean'"},
+    ),
+    Case(
+        errors.NotAwaitedError("simulate", "task.000003", "+"),
+        "the future of 'simulate' (task.000003) has no +: await it first, the result is what may have it; or pass the "
+        "future itself to another task",
+        TypeError,
     ),
     Case(
         errors.FutureNotSettableError("simulate", "task.000003"),
@@ -234,6 +261,23 @@ CASES = [
         "'load' (task.000001) lost its worker 4 times, last on host node7: gone; max_losses= is how many losses a "
         "task may survive",
         data={"exit_code": None},
+    ),
+    Case(
+        errors.ResultLostError("load", "task.000001", "it was lost 4 times"),
+        "the result of 'load' (task.000001) was lost with the worker that had it and cannot be made again: "
+        "it was lost 4 times",
+        data={"reason": "it was lost 4 times"},
+    ),
+    Case(
+        errors.ResultNotFetchedError("load", "task.000001"),
+        "the result of 'load' (task.000001) stayed on the cluster and went with it: await its future before the engine "
+        "is shut down",
+    ),
+    Case(
+        errors.WorkerRefusedError("tcp://10.0.0.7:4711", "it runs Python 3.9"),
+        "the worker tcp://10.0.0.7:4711 is not used: it runs Python 3.9; give it the engine's Python and asyncflow, "
+        "for example the same virtual environment on a shared file system",
+        data={"worker": "tcp://10.0.0.7:4711", "reason": "it runs Python 3.9"},
     ),
     Case(
         errors.BackendLostError("load", "pool", "its thread ended"),

@@ -17,17 +17,17 @@ def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Eight cores by affinity; no cgroup, no SLURM, no GPU."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
-    for variable in ("SLURM_CPUS_ON_NODE", "SLURM_MEM_PER_NODE", "CUDA_VISIBLE_DEVICES"):
+    monkeypatch.setattr(machine, "_MEMBERSHIP", tmp_path / "membership")
+    write(
+        tmp_path / "membership", "4:memory:/job_7/step_0\n3:cpu,cpuacct:/job_7\n1:name=systemd:/\n0::/user.slice/job_7"
+    )
+    for variable in ("SLURM_CPUS_ON_NODE", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(variable, raising=False)
 
 
 def own_cgroup(root: Path) -> Path:
-    """The folder that the fake tree must have for this process's own cgroup."""
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
-    own = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
-    folder = root / own
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """The folder of the fake tree that is this process's own cgroup, in version 2."""
+    return root / "user.slice/job_7"
 
 
 def write(path: Path, text: str) -> None:
@@ -63,10 +63,27 @@ def test_the_least_quota_of_all_levels_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("quota,cores", [("-1", 8), ("150000", 2)])
-def test_cores_by_the_first_version_of_cgroups(quota: str, cores: int, tmp_path: Path) -> None:
-    write(tmp_path / "cpu/cpu.cfs_quota_us", quota)
-    write(tmp_path / "cpu/cpu.cfs_period_us", "100000")
+@pytest.mark.parametrize("folder", ["cpu", "cpu/job_7"], ids=["as a container sees it", "in its own group"])
+def test_cores_by_the_first_version_of_cgroups(folder: str, quota: str, cores: int, tmp_path: Path) -> None:
+    write(tmp_path / folder / "cpu.cfs_quota_us", quota)
+    write(tmp_path / folder / "cpu.cfs_period_us", "100000")
     assert usable_cores() == cores
+
+
+def test_the_cgroups_of_others_do_not_count(tmp_path: Path) -> None:
+    before = usable_memory()
+    write(tmp_path / "job_7/cpu.max", "100000 100000")
+    write(tmp_path / "cpu/job_8/cpu.cfs_quota_us", "100000")
+    write(tmp_path / "cpu/job_8/cpu.cfs_period_us", "100000")
+    write(tmp_path / "memory/job_7/step_1/memory.limit_in_bytes", "50000000")
+    assert (usable_cores(), usable_memory()) == (8, before)
+
+
+def test_where_no_system_tells_of_cgroups(tmp_path: Path) -> None:
+    (tmp_path / "membership").unlink()
+    assert usable_cores() == 8
+    write(tmp_path / "cpu.max", "300000 100000")
+    assert usable_cores() == 3
 
 
 @pytest.mark.parametrize("value,cores", [("4", 4), ("64", 8), ("", 8), ("4(x2)", 8), ("0", 8)])
@@ -89,10 +106,18 @@ def test_memory_by_physical_size() -> None:
     assert usable_memory() == physical
 
 
-@pytest.mark.parametrize("file", ["memory.max", "memory/memory.limit_in_bytes"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "memory.max",
+        "user.slice/job_7/memory.max",
+        "memory/memory.limit_in_bytes",
+        "memory/job_7/memory.limit_in_bytes",
+        "memory/job_7/step_0/memory.limit_in_bytes",
+    ],
+)
 def test_memory_by_cgroup_in_megabytes(file: str, tmp_path: Path) -> None:
-    own = tmp_path if "/" in file else own_cgroup(tmp_path)
-    write(own / file, "50000000")
+    write(tmp_path / file, "50000000")
     assert usable_memory() == 50
 
 
@@ -108,6 +133,13 @@ def test_memory_by_slurm_which_counts_in_mebibytes(monkeypatch: pytest.MonkeyPat
     assert usable_memory() == 104
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # all of the node
     assert usable_memory() > 104
+
+
+def test_memory_by_slurm_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
+    assert usable_memory() == 104
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "3")
+    assert usable_memory() == 314
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncflow import WorkflowEngine
+from asyncflow import BackendLostError, WorkflowEngine
 from asyncflow.display.layout import columns_of, last_stop, passages, rows_of
 from asyncflow.display.markup import COLOURS, one_line, tag
 from asyncflow.graph import State
@@ -82,10 +82,20 @@ async def test_an_engine_shows_backends_workers_and_counts() -> None:
         await finish(backend, task())
         future = task()
         cells = ["".join(cell.itertext()) for cell in parsed(flow).iter("td")]
-        assert cells[:3] == ["fake", "3", ""]
-        assert cells[3:] == ["simulate", "", "1/2", "1", "", "1", "", ""]
+        assert cells[:2] == ["fake", "3"]
+        assert cells[2:] == ["simulate", "", "1/2", "1", "", "1", "", ""]
         future.cancel()
     assert "closed" in words(flow)
+
+
+async def test_an_engine_shows_why_a_backend_is_broken() -> None:
+    async with faked() as (flow, backend):
+        assert "broken" not in words(flow)
+        backend.break_down("the cluster is gone")
+        future = flow.function_task(name="simulate")(identity)()
+        with pytest.raises(BackendLostError):
+            await future
+        assert "brokenfake4the cluster is gone" in words(flow)
 
 
 async def test_a_graph_shows_each_call_and_dependency() -> None:
@@ -136,9 +146,7 @@ async def test_groups_that_depend_on_each_other_and_on_themselves() -> None:
         state = step()
         for _ in range(101):
             state = step(state, check(state))
-        picture = parsed(flow.components)
-        numbers = ["".join(each.itertext()) for each in picture.iter(f"{SVG}text") if each.get("font-size") == "10"]
-        assert numbers == ["101", "101", "101"], "from step to check, back, and to itself"
+        assert numbers_at_edges(flow) == ["101", "101", "101"], "from step to check, back, and to itself"
         assert paths(flow) == 3
 
 
@@ -157,6 +165,30 @@ async def test_many_calls_are_drawn_as_groups() -> None:
         assert titles(flow) == ["simulate: 1 DONE, 300 PENDING", "combine: 3 PENDING"]
         numbers = {"".join(each.itertext()) for each in parsed(flow.components).iter(f"{SVG}text")}
         assert {"151", "1", "1/301", "0/3"} <= numbers, "dependencies between the groups, and calls"
+
+
+def numbers_at_edges(flow: WorkflowEngine) -> list[str]:
+    texts = parsed(flow.components).iter(f"{SVG}text")
+    return ["".join(each.itertext()) for each in texts if each.get("font-size") == "10"]
+
+
+@pytest.mark.parametrize("number,shown", [(200, "200"), (201, "200+"), (1000, "200+")])
+async def test_a_number_that_is_too_small_says_so(number: int, shown: str) -> None:
+    async with faked() as (flow, _):
+        simulate, combine = (flow.function_task(name=name)(identity) for name in ("simulate", "combine"))
+        combine(combine(*map(simulate, range(number))))
+        assert sorted(numbers_at_edges(flow)) == ["1", shown]
+
+
+async def test_forgotten_calls_make_the_numbers_between_groups_too_small() -> None:
+    async with faked(history=210) as (flow, backend):
+        simulate, check = (flow.function_task(name=name)(identity) for name in ("simulate", "check"))
+        for _ in range(105):
+            await finish(backend, future := simulate())
+            await finish(backend, check(future))
+        assert numbers_at_edges(flow) == ["105"]
+        await finish(backend, simulate())
+        assert numbers_at_edges(flow) == ["104+"]
 
 
 async def test_totals_of_groups_outlive_the_history() -> None:

@@ -3,48 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import shlex
-import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from asyncflow.backends.contract import ExecutableOptions, WorkItem
-from asyncflow.backends.launch import attempt_mark, command_line, environment
-from asyncflow.backends.orphans import ATTEMPT, Family, end, marked, sweep
+from asyncflow.backends.launch import Launch
 from asyncflow.errors import CommandError, CommandNotFoundError, CommandStartError, ExecutableError
 
 #: How much of stderr is kept for the error's message, in bytes.
 _TAIL = 64 * 1024
-#: Seconds that a command's leftover background processes get between TERM and KILL once the command itself has ended.
-_LEFTOVER_GRACE = 0.5
+#: To start a process holds the GIL until its program begins: of many threads that do so at once, few may, or an event
+#: loop beside them gets no turn for long.
+_STARTS = threading.Semaphore(4)
+#: Seconds after which a blow that did not reach the command is struck again.
+_AGAIN = 0.1
 
 
 class Cancelled(Exception):
     """The command was ended because its task was cancelled."""
 
 
-def run_executable(item: WorkItem, returned: Any, family: Family) -> str:
+def run_executable(item: WorkItem, returned: Any, launch: Launch) -> str:
     """Run the command that the task's function returned; its stdout, or the path of the file that holds it.
 
-    Raises ExecutableError for a non-zero
-    exit, CommandError for a command that cannot be run as it is, Cancelled, and OSError where it cannot be started.
+    Raises ExecutableError for a non-zero exit, CommandError for a command that cannot be run as it is, Cancelled,
+    OSError where it cannot be started, and WorkDied where what launched it died.
     """
     definition = item.definition
     options = definition.executable or ExecutableOptions()
     argv = parse_command(definition.name, returned, options.shell)
-    line = command_line(definition.name, argv, definition.description)
-    process = Process(item, family)
-    stdout, stderr = process.run(line, environment(item, family, options.env), options.cwd, item.directory)
+    process = Process(item, launch)
+    stdout, stderr = process.run(launch.line(argv), launch.variables(options.env), options.cwd, item.directory)
     if process.returncode:
-        raise ExecutableError(
-            definition.name, returned, process.returncode, socket.gethostname(), stdout, stderr.decode(errors="replace")
-        )
+        end = launch.end(process.returncode, stderr)
+        said = end.stderr.decode(errors="replace")
+        raise ExecutableError(definition.name, returned, end.returncode, end.host, stdout, said)
     return stdout
 
 
@@ -133,16 +135,15 @@ def _scan(command: str) -> tuple[str | None, str]:
 class Process:
     """One command from start to end, driven by the worker's thread; only `cancel` is called from others."""
 
-    def __init__(self, item: WorkItem, family: Family) -> None:
+    def __init__(self, item: WorkItem, launch: Launch) -> None:
         self._item = item
-        self._family = family
-        self._mark = attempt_mark(item, family)
+        self._launch = launch
         self._wake_end, self._cancel_end = socket.socketpair()
         self._wake_end.setblocking(False)
         self.returncode = 0
 
     def cancel(self) -> None:
-        """End it, from any thread: TERM for its process group, KILL after the grace."""
+        """End it, from any thread: TERM for all of its processes, KILL after the grace."""
         with contextlib.suppress(OSError):  # it has just ended
             self._cancel_end.send(b".")
 
@@ -173,15 +174,16 @@ class Process:
         stderr: IO[bytes] | None,
     ) -> subprocess.Popen[bytes]:
         try:
-            return subprocess.Popen(
-                line,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout or subprocess.PIPE,
-                stderr=stderr or subprocess.PIPE,
-                env=dict(variables),
-                cwd=cwd,
-                start_new_session=True,
-            )
+            with _STARTS:
+                return subprocess.Popen(
+                    line,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout or subprocess.PIPE,
+                    stderr=stderr or subprocess.PIPE,
+                    env=dict(variables),
+                    cwd=cwd,
+                    start_new_session=True,
+                )
         except OSError as error:
             kind = CommandNotFoundError if isinstance(error, FileNotFoundError) else CommandStartError
             raise kind(self._item.definition.name, line, error, cwd) from error
@@ -201,28 +203,23 @@ class Process:
         return bytes(collector.output), bytes(collector.errors[-_TAIL:])
 
     def _until_exit(self, process: subprocess.Popen[bytes], collector: _Collector) -> None:
-        deadline: float | None = None
-        signalled = False
         while not collector.exited:
-            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if collector.wait(timeout) and not signalled:
-                signalled = True
-                _signal_group(process.pid, signal.SIGTERM)
-                deadline = time.monotonic() + self._family.grace
-            elif deadline is not None and time.monotonic() >= deadline:
-                deadline = None
-                _signal_group(process.pid, signal.SIGKILL)
-                end(marked(ATTEMPT, self._mark), signal.SIGKILL)
-        self._end_leftovers(process.pid, signalled)
+            if collector.wait(math.inf):
+                self._end(process.pid, collector)
+        # The leader is not reaped yet, so its group is still its own.
+        self._launch.clean(process.pid, self._item.cancelled)
         collector.drain()
 
-    def _end_leftovers(self, group: int, cancelled: bool) -> None:
-        """End what the command left in the background; its leader is not reaped yet, so the group is still its own."""
-        if not _others_in_group(group) and not cancelled:
-            return
-        _signal_group(group, signal.SIGTERM)
-        sweep(ATTEMPT, self._mark, grace=self._family.grace if cancelled else _LEFTOVER_GRACE)
-        _signal_group(group, signal.SIGKILL)
+    def _end(self, process: int, collector: _Collector) -> None:
+        for strike, patience in self._launch.blows(process):
+            deadline = time.monotonic() + patience
+            reached = False
+            while not collector.exited:
+                reached = reached or strike()
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                collector.wait(left if reached else min(left, _AGAIN))
 
 
 def _stdio(
@@ -252,28 +249,6 @@ def _close_pipes(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
-def _signal_group(group: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
-
-
-def _others_in_group(group: int) -> bool:
-    """Whether a living process other than the leader is in the group; True where that cannot be told."""
-    try:
-        names = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != group]
-    except OSError:
-        return True
-    for name in names:
-        try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group and fields[0] != b"Z":
-            return True
-    return False
-
-
 class _Collector:
     """Reads a process's output as it comes and notices its exit and the wake-up byte of a cancellation."""
 
@@ -294,12 +269,12 @@ class _Collector:
         if self._pidfd is not None:
             self._selector.register(self._pidfd, selectors.EVENT_READ, None)
 
-    def wait(self, timeout: float | None) -> bool:
+    def wait(self, timeout: float) -> bool:
         """Wait for output, exit or a wake-up; whether it was a wake-up."""
         if self._pidfd is None:  # no such system call here: look often
-            timeout = 0.05 if timeout is None else min(timeout, 0.05)
+            timeout = min(timeout, 0.05)
         woken = False
-        for key, _ in self._selector.select(timeout):
+        for key, _ in self._selector.select(None if timeout == math.inf else timeout):
             if key.fileobj is self._wake:
                 self._selector.unregister(self._wake)
                 woken = True

@@ -1,13 +1,18 @@
-"""The command line that really starts: ranks under `mpirun`, GPUs for each rank, commands to run first."""
+"""How the command of an attempt is launched, ended and understood; here: on this node, several ranks under `mpirun`."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from asyncflow.backends.contract import WorkItem
-from asyncflow.backends.orphans import ATTEMPT, SESSION, Family
+from asyncflow.backends.orphans import ATTEMPT, SESSION, Family, end, marked, sweep
 from asyncflow.description import TaskDescription
 from asyncflow.errors import CommandError
 
@@ -29,11 +34,102 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
+#: By these an MPI's launcher finds a whole allocation; without them it starts ranks on this node, whose cores were
+#: counted. SLURM_JOB_ID stays: it is what people name their files by.
+_ALLOCATION = ("SLURM_JOBID", "SLURM_JOB_NODELIST", "SLURM_NODELIST", "SLURM_TASKS_PER_NODE")
+
+#: Seconds that a command's leftover background processes get between TERM and KILL once the command itself has ended.
+_LEFTOVER_GRACE = 0.5
+
 #: Each rank picks its own GPUs, by the rank number that its launcher gives it (Open MPI, PMI, SLURM).
 _PICK_GPUS = (
     "r=${OMPI_COMM_WORLD_RANK:-${PMIX_RANK:-${PMI_RANK:-${SLURM_PROCID:-0}}}}; "
     'eval "export CUDA_VISIBLE_DEVICES=\\$ASYNCFLOW_GPUS_$r"'
 )
+
+
+class Blow(NamedTuple):
+    """One way to end a command."""
+
+    #: Called again until it returns True, which it does when it has reached the command.
+    strike: Callable[[], bool]
+    #: Seconds until the next, harder one.
+    patience: float
+
+
+@dataclass(frozen=True)
+class End:
+    """How a command ended."""
+
+    #: Exit code, negative for a signal.
+    returncode: int
+    host: str
+    #: The tail of what the command itself wrote there.
+    stderr: bytes
+
+
+class Launch(Protocol):
+    """How the command of one attempt is started, ended and understood. All of it may block."""
+
+    def line(self, argv: Sequence[str]) -> list[str]:
+        """What is started in order to run `argv` as the task's description asks. Raises CommandError."""
+
+    def variables(self, extra: Mapping[str, str]) -> dict[str, str]:
+        """The environment for that; `extra` is added."""
+
+    def blows(self, process: int) -> Sequence[Blow]:
+        """Ways to end what runs as process id `process`, from the gentlest on."""
+
+    def clean(self, process: int, cancelled: bool) -> None:
+        """End what the command left, while `process`, which has ended, is not reaped: nobody else has its id."""
+
+    def end(self, returncode: int, stderr: bytes) -> End:
+        """How the command ended, if what was started ended with `returncode`.
+
+        Raises CommandStartError where the command itself never began, and WorkDied where its launcher is to blame.
+        """
+
+
+class LocalLaunch:
+    """On this node: the command itself, or `mpirun` where it has several ranks."""
+
+    def __init__(self, item: WorkItem, family: Family) -> None:
+        self._item = item
+        self._family = family
+        self._mark = attempt_mark(item, family)
+
+    def line(self, argv: Sequence[str]) -> list[str]:
+        definition = self._item.definition
+        return command_line(definition.name, argv, definition.description)
+
+    def variables(self, extra: Mapping[str, str]) -> dict[str, str]:
+        inherited: Mapping[str, str] = os.environ
+        description = self._item.definition.description
+        if description is not None and description.ranks > 1:
+            inherited = {name: value for name, value in inherited.items() if name not in _ALLOCATION}
+        return environment(self._item, self._family, inherited, extra)
+
+    def blows(self, process: int) -> Sequence[Blow]:
+        return Blow(lambda: self._terminate(process), self._family.grace), Blow(lambda: self._kill(process), 0.0)
+
+    def _terminate(self, process: int) -> bool:
+        _signal_group(process, signal.SIGTERM)
+        return True
+
+    def _kill(self, process: int) -> bool:
+        _signal_group(process, signal.SIGKILL)
+        end(marked(ATTEMPT, self._mark), signal.SIGKILL)
+        return True
+
+    def clean(self, process: int, cancelled: bool) -> None:
+        if not _others_in_group(process) and not cancelled:
+            return
+        _signal_group(process, signal.SIGTERM)
+        sweep(ATTEMPT, self._mark, grace=self._family.grace if cancelled else _LEFTOVER_GRACE)
+        _signal_group(process, signal.SIGKILL)
+
+    def end(self, returncode: int, stderr: bytes) -> End:
+        return End(returncode, socket.gethostname(), stderr)
 
 
 def attempt_mark(item: WorkItem, family: Family) -> str:
@@ -45,15 +141,16 @@ def command_line(name: str, argv: Sequence[str], description: TaskDescription | 
     """`argv` as it must be started to meet `description`."""
     if description is None:
         return list(argv)
-    first = list(description.pre_exec)
-    if description.ranks > 1 and description.gpus_per_rank:
-        first.insert(0, _PICK_GPUS)
-    line = list(argv)
-    if first:
-        line = ["/bin/sh", "-c", " && ".join([*first, 'exec "$@"']), "asyncflow", *line]
+    picks = [_PICK_GPUS] if description.ranks > 1 and description.gpus_per_rank else []
+    line = after([*picks, *description.pre_exec], argv)
     if description.ranks > 1:
         line = [_mpirun(name, description.ranks), "-n", str(description.ranks), *line]
     return line
+
+
+def after(first: Sequence[str], argv: Sequence[str]) -> list[str]:
+    """`argv` where these shell commands, if any, are to run before it."""
+    return ["/bin/sh", "-c", " && ".join([*first, 'exec "$@"']), "asyncflow", *argv] if first else list(argv)
 
 
 def _mpirun(name: str, ranks: int) -> str:
@@ -63,12 +160,14 @@ def _mpirun(name: str, ranks: int) -> str:
     raise CommandError(name, f"ranks={ranks} needs mpirun, which is not on PATH; install an MPI (Open MPI, MPICH)")
 
 
-def environment(item: WorkItem, family: Family, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a process started for `item`: the worker's, what the task asks for, and the marks."""
-    variables = {name: value for name, value in os.environ.items() if not _of_launcher(name)}
+def environment(
+    item: WorkItem, family: Family, inherited: Mapping[str, str], extra: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of a process started for `item`: `inherited`, what the task asks for, and the marks."""
+    variables = {name: value for name, value in inherited.items() if not _of_launcher(name)}
     if item.definition.description is not None and item.definition.description.ranks > 1:
         variables.update(_OPEN_MPI)
-    variables.update(extra or {})
+    variables.update(extra)
     variables.update(asked_variables(item))
     variables[SESSION] = family.session
     variables[ATTEMPT] = attempt_mark(item, family)
@@ -110,3 +209,26 @@ def _gpu_variables(item: WorkItem) -> dict[str, str]:
         for rank in range(description.ranks):
             variables[f"ASYNCFLOW_GPUS_{rank}"] = ",".join(item.gpus[rank * each : (rank + 1) * each])
     return variables
+
+
+def _signal_group(group: int, number: int) -> None:
+    """Send a signal to a process group, if it is still there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _others_in_group(group: int) -> bool:
+    """Whether a living process other than the leader is in the group; True where that cannot be told."""
+    try:
+        names = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != group]
+    except OSError:
+        return True
+    for name in names:
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != b"Z":
+            return True
+    return False

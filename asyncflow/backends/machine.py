@@ -10,6 +10,8 @@ from asyncflow.description import Resources
 from asyncflow.options import whole
 
 _CGROUP = Path("/sys/fs/cgroup")
+#: Which cgroup of each tree this process is in.
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
@@ -67,26 +69,26 @@ def slurm_cores() -> int | None:
 
 def slurm_memory() -> int | None:
     """MB (10**6 bytes) of this node that SLURM allotted to the job; None outside of one, and where it set no limit."""
-    mebibytes = _positive("SLURM_MEM_PER_NODE")
+    # Which of the two is set depends on how the job asked.
+    mebibytes = _positive("SLURM_MEM_PER_NODE") or (_positive("SLURM_MEM_PER_CPU") or 0) * (slurm_cores() or 1)
     return mebibytes * 2**20 // 10**6 if mebibytes else None
 
 
 def cgroup_cores() -> int | None:
     """Cores granted by cgroup v2's `cpu.max` or v1's quota, rounded up; None where there is no limit."""
-    quotas = []
-    for folder in _own_cgroup():
-        words = (_read(folder / "cpu.max") or "max").split()
-        if words[0] != "max" and len(words) == 2:
-            quotas.append(int(words[0]) / int(words[1]))
-    quota, period = _read(_CGROUP / "cpu/cpu.cfs_quota_us"), _read(_CGROUP / "cpu/cpu.cfs_period_us")
-    if quota and period and int(quota) > 0:
-        quotas.append(int(quota) / int(period))
+    pairs = [(_read(folder / "cpu.max") or "").split() for folder in _own_cgroups("")]
+    pairs += [
+        [_read(folder / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")] for folder in _own_cgroups("cpu")
+    ]
+    # No limit is "max" in version 2 and -1 in version 1.
+    quotas = [int(pair[0]) / int(pair[1]) for pair in pairs if len(pair) == 2 and all(map(str.isdigit, pair))]
     return max(1, -int(-min(quotas) // 1)) if quotas else None
 
 
 def cgroup_memory() -> int | None:
     """MB (10**6 bytes) granted by cgroup v2's `memory.max` or v1's limit; None where that is no real limit."""
-    files = [folder / "memory.max" for folder in _own_cgroup()] + [_CGROUP / "memory/memory.limit_in_bytes"]
+    files = [folder / "memory.max" for folder in _own_cgroups("")]
+    files += [folder / "memory.limit_in_bytes" for folder in _own_cgroups("memory")]
     limits = [int(text) // 10**6 for text in map(_read, files) if text and text.isdigit()]
     # Version 1 writes an absurd number for "no limit".
     return min((limit for limit in limits if limit < physical_memory()), default=None)
@@ -104,9 +106,16 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _own_cgroup() -> list[Path]:
-    """The cgroup v2 folders from this process's own up to the root: each may set a limit."""
-    text = _read(Path("/proc/self/cgroup")) or ""
-    own = next((line[3:].lstrip("/") for line in text.splitlines() if line.startswith("0::")), "")
-    folder = _CGROUP / own
-    return [folder, *(parent for parent in folder.parents if parent == _CGROUP or _CGROUP in parent.parents)]
+def _own_cgroups(controller: str) -> list[Path]:
+    """The folders from this process's own cgroup up to the root: each may set a limit.
+
+    The controllers of version 1 ("cpu", "memory") have a tree each, that of version 2 is "". In a container the root is
+    its own cgroup, whose path may be told as the host sees it: then only the root is there.
+    """
+    root = _CGROUP / controller
+    for line in (_read(_MEMBERSHIP) or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            folder = root / path.lstrip("/")
+            return [folder, *(parent for parent in folder.parents if parent == root or root in parent.parents)]
+    return [root]

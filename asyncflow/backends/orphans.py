@@ -38,6 +38,18 @@ def marked(variable: str, value: str) -> list[int]:
     return [int(name) for name in names if needle in _environment(name) and not _is_zombie(name)]
 
 
+def marks(variable: str) -> dict[str, list[int]]:
+    """The same for all values of `variable` at once: process ids by value."""
+    found: dict[str, list[int]] = {}
+    prefix = f"{variable}=".encode()
+    with contextlib.suppress(OSError):
+        for name in [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]:
+            value = next((entry for entry in _environment(name) if entry.startswith(prefix)), None)
+            if value is not None and not _is_zombie(name):
+                found.setdefault(value.removeprefix(prefix).decode(errors="replace"), []).append(int(name))
+    return found
+
+
 def _environment(pid: str) -> list[bytes]:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:

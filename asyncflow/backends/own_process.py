@@ -22,7 +22,7 @@ from asyncflow.backends import payload
 from asyncflow.backends.body import enter_worker, task_error
 from asyncflow.backends.contract import Loss, WorkDied, WorkItem
 from asyncflow.backends.executable import Process
-from asyncflow.backends.launch import command_line, environment
+from asyncflow.backends.launch import LocalLaunch
 from asyncflow.backends.orphans import Family
 from asyncflow.errors import ExecutableError, signal_name
 
@@ -51,10 +51,9 @@ def run_function(item: WorkItem, family: Family) -> Any:
         )
         (folder / "call").write_bytes(payload.dumps(call))
         argv = [sys.executable, "-c", _START, json.dumps(sys.path), str(folder)]
-        process = Process(item, family)
-        output, errors = process.run(
-            command_line(definition.name, argv, description), environment(item, family), None, None
-        )
+        launch = LocalLaunch(item, family)
+        process = Process(item, launch)
+        output, errors = process.run(launch.line(argv), launch.variables({}), None, None)
         sys.stdout.write(output)
         if process.returncode and not any(folder.glob("begun-*")):
             # What was to run first failed, or the launcher: no loss of a worker, for it would fail again.

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import types
+from collections.abc import Callable
 from time import time
 from typing import Any
 
 from asyncflow.backends.body import cancelled_outcome, close_loop, task_error
 from asyncflow.backends.contract import Kind, Outcome, Place, WorkItem
 from asyncflow.backends.executable import Cancelled, run_executable
+from asyncflow.backends.launch import Launch, LocalLaunch
 from asyncflow.backends.orphans import Family
 from asyncflow.backends.own_process import run_function
 from asyncflow.description import TaskDescription
@@ -22,9 +24,19 @@ from asyncflow.errors import TaskExitError
 class Runtime:
     """Runs the calls of one backend, whose processes are of `family`."""
 
-    def __init__(self, family: Family, *, owns_environment: bool = False) -> None:
-        """`owns_environment`: the process was started with what its calls ask of their environment."""
+    def __init__(
+        self,
+        family: Family,
+        *,
+        owns_environment: bool = False,
+        launch: Callable[[WorkItem, Family], Launch] = LocalLaunch,
+    ) -> None:
+        """`owns_environment`: the process was started with what its calls ask of their environment.
+
+        `launch` is how executables are launched.
+        """
         self.family = family
+        self._launch = launch
         self._owns_environment = owns_environment
 
     def call(self, item: WorkItem, place: Place, started: float) -> Outcome:
@@ -60,7 +72,7 @@ class Runtime:
             value = _run_alone(value)
         if definition.kind is Kind.EXECUTABLE:
             self.family.guard()
-            return run_executable(item, value, self.family)
+            return run_executable(item, value, self._launch(item, self.family))
         return value
 
     def _needs_process(self, description: TaskDescription | None) -> bool:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 import click
 
-from asyncflow.cli.failure import INTERRUPTED, CommandLineError
+from asyncflow.cli.failure import INTERRUPTED, CommandLineError, OutOfTimeError
 from asyncflow.version import installed_version
+
+#: Seconds that Python gets at least to exit by itself at the end of the time.
+_LEAST = 1.0
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -35,8 +39,16 @@ def asyncflow(context: click.Context) -> None:
 @asyncflow.command()
 @click.argument("script")
 @click.option("--backend", metavar="NAME", help="What runs the tasks where the script names no backend.")
+@click.option(
+    "--grace",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.0),
+    default=25.0,
+    show_default=True,
+    help="How long the script has to end after TERM, which many batch systems send before they kill.",
+)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def run(script: str, backend: str | None, args: tuple[str, ...]) -> int:
+def run(script: str, backend: str | None, grace: float, args: tuple[str, ...]) -> int:
     """Run a script as python would. Options of its own go after --.
 
     \b
@@ -44,7 +56,7 @@ def run(script: str, backend: str | None, args: tuple[str, ...]) -> int:
     """
     from asyncflow.cli.script import run_script
 
-    return run_script(script, args, backend)
+    return run_script(script, args, backend, grace)
 
 
 @asyncflow.command()
@@ -87,12 +99,24 @@ def invoke(arguments: Sequence[str]) -> int:
         return int(code or 0)
     except click.ClickException as error:
         return _complain(_one_line(error), error.exit_code)
+    except OutOfTimeError as error:
+        return _leave_in_time(error)
     except CommandLineError as error:
         return _complain(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted", INTERRUPTED)
     except BrokenPipeError:
         return _pipe_closed()
+
+
+def _leave_in_time(error: OutOfTimeError) -> int:
+    """Complain, and see to it that a thread which does not end keeps Python no longer than to the end of the time."""
+    from asyncflow.cli.termination import exit_within
+
+    code = _complain(str(error), error.exit_code)
+    sys.stdout.flush()
+    exit_within(max(_LEAST, error.ends - time.time()))
+    return code
 
 
 def _one_line(error: click.ClickException) -> str:

@@ -22,7 +22,7 @@ PROBES: dict[str, Callable[[], Any]] = {
     "memory": probes.memory,
     "gpus": probes.gpus,
     "directory": probes.working_directory,
-    "slurm": probes.allocation,
+    "slurm": probes.slurm,
     "mpi": probes.mpi,
     "backends": probes.backends,
 }
@@ -102,14 +102,18 @@ def _directory(found: FileSystem) -> Iterator[str]:
     yield found.advice
 
 
-def _slurm(found: probes.Allocation | None) -> Iterator[str]:
-    if found is None:
-        yield "no allocation"
-        return
-    nodes = "?" if found.nodes is None else found.nodes
-    yield f"job {found.job} on {nodes} nodes ({found.node_list or '?'}), partition {found.partition or '?'}"
+def _slurm(found: probes.Slurm) -> Iterator[str]:
+    yield from ["no allocation"] if found.allocation is None else _allocation(found.allocation)
+    programs = {"sbatch": found.sbatch, "srun": found.srun}
+    if found.allocation is not None or any(programs.values()):
+        yield ", ".join(f"{name} {path or 'not on PATH'}" for name, path in programs.items())
+
+
+def _allocation(found: probes.Allocation) -> Iterator[str]:
+    nodes = "1 node" if found.nodes == 1 else f"{'?' if found.nodes is None else found.nodes} nodes"
+    yield f"job {found.job} on {nodes} ({found.node_list or '?'}), partition {found.partition or '?'}"
     if found.ends_at is None or found.seconds_left is None:
-        yield "its end is not known: SLURM_JOB_END_TIME is not set"
+        yield "its end is not known: SLURM_JOB_END_TIME is not set, and scontrol does not tell"
     else:
         ends = datetime.fromtimestamp(found.ends_at).astimezone()
         yield f"ends {ends:%Y-%m-%d %H:%M:%S}, {_left(found.seconds_left)}"

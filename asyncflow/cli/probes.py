@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyncflow.backends import machine
+from asyncflow.backends.allocation import ask, end_in
 from asyncflow.backends.registry import find_backend, known_backends
 from asyncflow.cli.filesystem import FileSystem, file_system
 from asyncflow.errors import BackendNotInstalledError, UnknownBackendError
@@ -73,6 +74,17 @@ class Allocation:
 
 
 @dataclass(frozen=True)
+class Slurm:
+    """SLURM as it is found here."""
+
+    #: Paths of its programs; None where they are not on PATH.
+    sbatch: str | None
+    srun: str | None
+    #: None outside of any.
+    allocation: Allocation | None
+
+
+@dataclass(frozen=True)
 class Launcher:
     """What starts tasks of several ranks."""
 
@@ -120,14 +132,17 @@ def working_directory() -> FileSystem:
     return file_system(Path.cwd().resolve(), Path("/proc/self/mountinfo").read_text())
 
 
-def allocation(environment: Mapping[str, str] | None = None) -> Allocation | None:
-    """The SLURM job around this process; None outside of any."""
-    variables = os.environ if environment is None else environment
+def slurm() -> Slurm:
+    """SLURM's programs, and the job around this process."""
+    return Slurm(shutil.which("sbatch"), shutil.which("srun"), allocation(os.environ))
+
+
+def allocation(variables: Mapping[str, str]) -> Allocation | None:
+    """The SLURM job of a process with these environment variables; None outside of any."""
     job = variables.get("SLURM_JOB_ID")
     if not job:
         return None
-    nodes, end = variables.get("SLURM_JOB_NUM_NODES", ""), variables.get("SLURM_JOB_END_TIME", "")
-    ends_at = int(end) if end.isdigit() else None
+    nodes, ends_at = variables.get("SLURM_JOB_NUM_NODES", ""), _end(job, variables)
     return Allocation(
         job,
         int(nodes) if nodes.isdigit() else None,
@@ -136,6 +151,15 @@ def allocation(environment: Mapping[str, str] | None = None) -> Allocation | Non
         ends_at,
         None if ends_at is None else ends_at - int(time.time()),
     )
+
+
+def _end(job: str, variables: Mapping[str, str]) -> int | None:
+    """When the job ends. Older versions of SLURM do not set the variable, but all of them know when asked."""
+    end = variables.get("SLURM_JOB_END_TIME", "")
+    if end.isdigit():
+        return int(end)
+    told = end_in(ask("scontrol", "show", "job", "--oneliner", job) or "")
+    return None if told is None else int(told)
 
 
 def mpi() -> Launcher | None:
@@ -170,7 +194,7 @@ def _examined(name: str) -> BackendFinding:
 
 
 def _not_loaded(name: str, error: Exception) -> BackendFinding:
-    if name in _EXTRAS and isinstance(error, ImportError):
+    if name in _EXTRAS and isinstance(error, ImportError) and not _has(_EXTRAS[name]):
         return BackendFinding(name, False, False, str(BackendNotInstalledError(name, name)))
     return BackendFinding(name, True, False, f"cannot be loaded: {type(error).__name__}: {error}")
 

@@ -122,7 +122,7 @@ def _interrupted(asked: Replay, outcome: Outcome) -> str:
 
 async def run_replay(asked: Replay, outcome: Outcome) -> Measured:
     """Run the workflow to its end, and fill `outcome`, also where the replay is cancelled."""
-    flow = await WorkflowEngine.create(asked.backend)
+    flow = await WorkflowEngine.create(asked.backend, walltime=False)
     try:
         startup = await _start_workers(flow, asked)
         makespan = await _run(flow, asked, outcome)

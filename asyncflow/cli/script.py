@@ -11,27 +11,46 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 
 from asyncflow.backends.registry import use_by_default
-from asyncflow.cli.failure import CommandLineError
+from asyncflow.cli.failure import OUT_OF_TIME, CommandLineError, OutOfTimeError
+from asyncflow.cli.termination import Termination
 from asyncflow.errors import AsyncflowError
+from asyncflow.walltime import walltime_of
 
 
-def run_script(script: str, arguments: Sequence[str], backend: str | None) -> int:
-    """Run the file to its end; the exit code, 1 where it raised. SystemExit and KeyboardInterrupt pass through."""
+def run_script(script: str, arguments: Sequence[str], backend: str | None, grace: float) -> int:
+    """Run the file to its end; the exit code, 1 where it raised. SystemExit and KeyboardInterrupt pass through.
+
+    `grace` is the seconds that it has after TERM. Raises CommandLineError where its time ended before its work did.
+    """
     source = _read(script)
     if backend is not None:
         _choose(backend)
     file = os.path.abspath(script)
     module = _become_main(file, [script, *arguments])
+    termination = Termination(grace)
     try:
         # The flags of this module must not become the script's.
         code: CodeType = compile(source, file, "exec", dont_inherit=True)
-        exec(code, module.__dict__)
+        with termination:
+            exec(code, module.__dict__)
     except Exception as error:
-        # The exception's own is what is printed, whatever the hook is given beside it.
-        error.__traceback__ = _script_frames(error.__traceback__, file)
-        sys.excepthook(type(error), error, error.__traceback__)
-        return 1
+        return _failed(error, file)
+    except SystemExit as end:
+        if end is not termination.exit:
+            raise
+        raise CommandLineError("ended by TERM while no engine was open", OUT_OF_TIME) from None
     return 0
+
+
+def _failed(error: Exception, file: str) -> int:
+    """The exit code of a script that raised `error`, which is shown as python would show it."""
+    reached = walltime_of(error)
+    if reached is not None:
+        raise OutOfTimeError(str(reached), reached.ends) from error
+    # The exception's own is what is printed, whatever the hook is given beside it.
+    error.__traceback__ = _script_frames(error.__traceback__, file)
+    sys.excepthook(type(error), error, error.__traceback__)
+    return 1
 
 
 def _read(script: str) -> bytes:

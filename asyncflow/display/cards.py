@@ -29,9 +29,15 @@ def future_card(component: Component, error: BaseException | None) -> Markup:
 def engine_card(uid: str, closed: bool, backends: Iterable[BackendState], counts: Sequence[Counts]) -> Markup:
     """Backends with their workers, and the calls by name and state."""
     title = tag("div", tag("b", f"WorkflowEngine {uid}"), _faint(" closed" if closed else ""))
-    rows = [[state.backend.name, state.capabilities.workers, state.broken or ""] for state in backends]
-    return tag(
-        "div", title, table(["backend", "workers", ""], rows), counts_table(counts) if counts else "no calls yet"
+    return tag("div", title, _backends(list(backends)), counts_table(counts) if counts else "no calls yet")
+
+
+def _backends(states: Sequence[BackendState]) -> Markup:
+    rows = [[state.backend.name, state.capabilities.workers] for state in states]
+    if not any(state.broken for state in states):
+        return table(["backend", "workers"], rows)
+    return table(
+        ["backend", "workers", "broken"], [[*row, each.broken or ""] for row, each in zip(rows, states, strict=True)]
     )
 
 

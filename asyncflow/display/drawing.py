@@ -55,6 +55,8 @@ class Picture:
     columns: Mapping[int, int]
     #: From which box to which, and how many dependencies it stands for.
     edges: Mapping[tuple[int, int], int]
+    #: Edges that stand for more than that: not all their dependencies are known any more.
+    understated: frozenset[tuple[int, int]] = frozenset()
     #: Whether a box stands for all calls of a name.
     grouped: bool = False
 
@@ -65,7 +67,7 @@ def draw(scheduler: Scheduler) -> Markup:
     after = {component.seq: component.after for component in known}
     if len(known) > _MOST:
         names = {component.seq: component.name for component in known}
-        return _with_legend(_groups(count(scheduler)[-_GROUPS:], names, after))
+        return _with_legend(_groups(count(scheduler), names, after))
     boxes = {component.seq: _call(component) for component in known}
     edges = Counter((source, node) for node, sources in after.items() for source in sources if source in after)
     return _with_legend(Picture(boxes, columns_of(after), edges))
@@ -82,15 +84,21 @@ def _call(component: Component) -> Box:
 
 def _groups(counts: list[Counts], names: Mapping[int, str], after: Mapping[int, tuple[int, ...]]) -> Picture:
     """Totals are those of the engine; the edges and columns are those of the calls in `after`."""
-    numbers = {each.name: number for number, each in enumerate(counts)}
-    edges = Counter(
-        (numbers[names[source]], numbers[names[node]])
-        for node, sources in after.items()
-        for source in sources
-        if source in names and names[source] in numbers and names[node] in numbers
-    )
-    boxes = {numbers[each.name]: Box(each.name, _sentence(each), each) for each in counts}
-    return Picture(boxes, _columns_of_groups(numbers, names, after, edges), edges, grouped=True)
+    drawn = counts[-_GROUPS:]
+    numbers = {each.name: number for number, each in enumerate(drawn)}
+    group = {node: numbers[name] for node, name in names.items() if name in numbers}
+    edges: Counter[tuple[int, int]] = Counter()
+    understated: set[tuple[int, int]] = set()
+    for node, sources in after.items():
+        if node in group:
+            its = [(group[source], group[node]) for source in sources if source in group]
+            edges.update(its)
+            if 0 in sources[-1:]:
+                understated.update(its)
+    if sum(each.calls for each in counts) > len(names):
+        understated.update(edges)
+    boxes = {numbers[each.name]: Box(each.name, _sentence(each), each) for each in drawn}
+    return Picture(boxes, _columns_of_groups(numbers, names, after, edges), edges, frozenset(understated), grouped=True)
 
 
 def _columns_of_groups(
@@ -190,7 +198,7 @@ def _edges(frame: _Frame, picture: Picture) -> Iterator[Markup]:
             curve, (x, y) = _step(frame, before, target), _beside(frame, before, target)
         yield _line(curve)
         if picture.grouped:
-            yield _text(str(number), x, y, font_size=10)
+            yield _text(f"{number}+" if edge in picture.understated else str(number), x, y, font_size=10)
 
 
 def _line(curve: str) -> Markup:

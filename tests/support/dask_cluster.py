@@ -14,6 +14,9 @@ import psutil
 _QUIET = {"DASK_LOGGING__DISTRIBUTED": "error", "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "30s"}
 
 
+_LOCAL = ["--host", "127.0.0.1", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+
+
 class DaskCluster:
     """A scheduler, and workers that are not restarted when they die."""
 
@@ -21,7 +24,7 @@ class DaskCluster:
         """Its scheduler file and its logs lie in `folder`."""
         self.scheduler_file = folder / "scheduler.json"
         self._log = (folder / "log").open("w")
-        self._scheduler = self._start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        self._scheduler = self._start("dask_scheduler", *_LOCAL, "--port", "0")
         while not self._has_address():
             assert self._scheduler.poll() is None, "the scheduler did not start"
             time.sleep(0.05)  # it tells by this file alone
@@ -57,7 +60,7 @@ class DaskCluster:
     def add(self, *names: str, threads: int = 1) -> None:
         """Start workers of these names."""
         for name in names:
-            options = ["--host", "127.0.0.1", "--no-dashboard", "--no-nanny", "--nthreads", str(threads)]
+            options = [*_LOCAL, "--no-nanny", "--nthreads", str(threads)]
             self.workers[name] = self._start(
                 "dask_worker", *options, "--memory-limit", "1GB", "--name", name, "--death-timeout", "20"
             )

@@ -25,6 +25,8 @@ class Connection:
 
     def __init__(self, client: Client, own_cluster: Any = None, *, may_grow: bool = True) -> None:
         self.client = client
+        #: The allocation on all of whose nodes it stands, and nowhere else.
+        self.allocation: Allocation | None = None
         #: Whether it may come to have other workers than it has, when these are asked for.
         self.may_grow = may_grow
         self._own_cluster = own_cluster
@@ -100,7 +102,9 @@ async def _start(wish: Wish) -> Connection:
     except BaseException:
         await own.close()
         raise
-    return await _connected(own, False, wish.timeout, address=own.address, security=wish.security)
+    connection = await _connected(own, False, wish.timeout, address=own.address, security=wish.security)
+    connection.allocation = allocation
+    return connection
 
 
 async def _connected(own: Any, may_grow: bool, timeout: float, **options: Any) -> Connection:

@@ -13,11 +13,14 @@ from weakref import WeakKeyDictionary
 
 from asyncflow.backends import payload
 from asyncflow.backends.body import cancelled_outcome
-from asyncflow.backends.contract import Definition, Loss, Outcome, Place, Reporter, WorkItem
+from asyncflow.backends.contract import Definition, Kind, Loss, Outcome, Place, Reporter, WorkItem
 from asyncflow.backends.dask.node import Job, Node
-from asyncflow.backends.dask.results import Call, Result, Results, StayedValue, found_in
+from asyncflow.backends.dask.placing import rank_of, spread
+from asyncflow.backends.dask.results import Call, Result, Results, StayedValue, found_in, gather_values, with_values
 from asyncflow.backends.payload import Segment
-from asyncflow.errors import ResultLostError
+from asyncflow.backends.step_runner import StepRunner
+from asyncflow.description import Resources
+from asyncflow.errors import ResultLostError, UnsatisfiableRequestError
 
 _log = logging.getLogger("asyncflow")
 
@@ -40,7 +43,11 @@ class Dispatcher:
         self._large = large
         self._concurrency = concurrency
         self._reporter = reporter
-        self._place = Place(backend.name)
+        self._here = Place(backend.name)
+        #: Runs executables as job steps; None outside of an allocation.
+        self.steps: StepRunner | None = None
+        #: MB (10**6 bytes) that a job step takes for each core where its task names no memory.
+        self.memory_per_core = 0
         self._keys = count(1)
         self.nodes: list[Node] = []
         #: Jobs that wait for a node, by kind; those whose results have to be made again are in none.
@@ -69,7 +76,7 @@ class Dispatcher:
         """Take items; those that cannot be pickled end at once."""
         for item in items:
             try:
-                job = self._job(item, self._call(item))
+                job = self._step(item) if self._is_step(item) else self._job(item, self._call(item))
             except BaseException as error:
                 self._reporter.finished(item, self._failed(error))
                 continue
@@ -95,6 +102,16 @@ class Dispatcher:
         self._queue(job)
         self.assign_soon()
 
+    def _is_step(self, item: WorkItem) -> bool:
+        return self.steps is not None and item.definition.kind is Kind.EXECUTABLE
+
+    def _step(self, item: WorkItem) -> Job:
+        """An executable of an allocation: its function runs here, its command where there is room."""
+        job = self._job(item, Call(item.definition, b"", (), found_in([*item.args, *item.kwargs.values()])))
+        job.kind = "step"
+        job.rank = rank_of(item.definition, self.memory_per_core)
+        return job
+
     def _call(self, item: WorkItem) -> Call:
         definition = item.definition
         function = self._functions.get(definition)
@@ -116,7 +133,7 @@ class Dispatcher:
         if error is not None:
             self._end(job, self._failed(error))
         elif job.item.cancelled:
-            self._end(job, cancelled_outcome(self._place))
+            self._end(job, cancelled_outcome(self._here))
         else:
             self._queue(job)
             self.assign()
@@ -128,6 +145,8 @@ class Dispatcher:
             return
         if job.node is not None:
             job.node.wire.post("cancel", (job.key,))
+        elif job.step is not None and self.steps is not None:
+            self.steps.cancel(item)
         else:
             self.assign()
 
@@ -135,9 +154,9 @@ class Dispatcher:
         """End what waits, and the fetches."""
         for queue in (self._calls, self._coroutines, self._holders):
             while queue:
-                self._end(queue.popleft(), cancelled_outcome(self._place))
-        for job in [job for job in self._jobs.values() if job.node is None]:
-            self._end(job, cancelled_outcome(self._place))
+                self._end(queue.popleft(), cancelled_outcome(self._here))
+        for job in [job for job in self._jobs.values() if job.node is None and job.step is None]:
+            self._end(job, cancelled_outcome(self._here))
 
     def abandon(self) -> None:
         """Everything has been ended: whatever was not reported, and all who wait for a result, are told so."""
@@ -145,7 +164,7 @@ class Dispatcher:
             for key in list(node.out):
                 job = node.take(key)
                 if job is not None:
-                    self._end(job, cancelled_outcome(self._place))
+                    self._end(job, cancelled_outcome(self._here))
         self.nodes.clear()
         self.results.abandon(asyncio.CancelledError("the engine was shut down"))
 
@@ -169,7 +188,7 @@ class Dispatcher:
         while queue:
             job = queue[0]
             if job.item.cancelled:
-                self._end(queue.popleft(), cancelled_outcome(self._place))
+                self._end(queue.popleft(), cancelled_outcome(self._here))
                 continue
             node = find(job)
             if node is None:
@@ -182,23 +201,80 @@ class Dispatcher:
         for job in [job for job in self._holders if job.item.cancelled]:
             self._holders.remove(job)
             self._unreserve(job)
-            self._end(job, cancelled_outcome(self._place))
-        while self._holders:
-            job = self._holders[0]
-            free = [node for node in self.nodes if node.reserved in (None, job) and node.fits(job)]
-            if not free:
-                self._reserve(job)
-                return
-            self._holders.popleft()
-            self._unreserve(job)
-            self._give(self._best(free, job), job)
+            self._end(job, cancelled_outcome(self._here))
+        while self._holders and self._place(self._holders[0]):
+            self._unreserve(self._holders.popleft())
 
-    def _reserve(self, job: Job) -> None:
+    def _place(self, job: Job) -> bool:
+        """Let it begin; where there is no room, see to it that there will be, and False."""
+        free = [node for node in self.nodes if node.reserved in (None, job)]
+        if job.kind == "step":
+            ranks = spread(job, free)
+            if ranks:
+                self._begin_step(job, ranks)
+                return True
+        else:
+            fitting = [node for node in free if node.fits(job)]
+            if fitting:
+                self._give(self._best(fitting, job), job)
+                return True
+        return self._reserve(job)
+
+    def _reserve(self, job: Job) -> bool:
+        """Keep nodes free for a job; True where it ended, for there will never be enough of them."""
         if any(node.reserved is job for node in self.nodes):
+            return False
+        if job.kind == "step":
+            possible = list(spread(job, self.nodes, empty=True))
+        else:
+            fitting = [node for node in self.nodes if not job.request.shortfalls(node.total)]
+            possible = [max(fitting, key=lambda node: node.free_cores)] if fitting else []
+        for node in possible:
+            node.reserved = job
+        if possible or self.steps is None or not self.nodes:
+            return False
+        largest = max((node.total for node in self.nodes), key=lambda total: total.cores)
+        definition = job.item.definition
+        shortfalls = job.rank.shortfalls(largest) if job.kind == "step" else job.request.shortfalls(largest)
+        what = shortfalls or ["more ranks than there is room for"]
+        self._end(job, self._failed(UnsatisfiableRequestError(definition.name, self._here.worker, what)))
+        return True
+
+    def _begin_step(self, job: Job, ranks: dict[Node, int]) -> None:
+        """Run a step where there is room for it, once what it works on is here."""
+        rank = job.rank
+        job.step = {
+            node: Resources(count * rank.cores, count * rank.gpus, count * rank.memory) for node, count in ranks.items()
+        }
+        for node, held in job.step.items():
+            node.begin_step(held)
+        placed = {node.name: count for node, count in ranks.items()}
+        gather_values(self.results, job.call.inputs.values(), partial(self._run_step, job, placed))
+
+    def _run_step(self, job: Job, placed: dict[str, int], values: dict[str, Any], error: BaseException | None) -> None:
+        item = job.item
+        try:
+            if error is not None:
+                raise error
+            if values:
+                item.args, item.kwargs = with_values(item, values)
+        except BaseException as failed:
+            self._end(job, self._failed(failed))
             return
-        possible = [node for node in self.nodes if not job.request.shortfalls(node.total)]
-        if possible:
-            max(possible, key=lambda node: node.free_cores).reserved = job
+        if self.steps is not None:
+            self.steps.run(item, placed)
+
+    def step_started(self, item: WorkItem, place: Place, began: float) -> None:
+        """A job step runs."""
+        if item in self._jobs:
+            self._reporter.started(item, place, began)
+
+    def step_ended(self, item: WorkItem, outcome: Outcome) -> None:
+        """A job step has ended."""
+        job = self._jobs.get(item)
+        if job is not None:
+            self._end(job, outcome)
+            self.assign_soon()
 
     def _unreserve(self, job: Job) -> None:
         for node in self.nodes:
@@ -325,6 +401,9 @@ class Dispatcher:
 
     def _forget(self, job: Job) -> None:
         self._jobs.pop(job.item, None)
+        for node, held in (job.step or {}).items():
+            node.end_step(held)
+        job.step = None
         for result in job.call.inputs.values():
             self.results.release(result)
 
@@ -336,13 +415,13 @@ class Dispatcher:
             else:
                 self._end(job, self._failed(ResultLostError(job.call.definition.name, job.item.uid, loss.reason)))
         elif job.item.cancelled:
-            self._end(job, cancelled_outcome(self._place))
+            self._end(job, cancelled_outcome(self._here))
         else:
             self._forget(job)
             self._reporter.lost(job.item, loss)
 
     def _failed(self, error: BaseException) -> Outcome:
-        outcome = cancelled_outcome(self._place)
+        outcome = cancelled_outcome(self._here)
         outcome.error = error
         return outcome
 

@@ -34,8 +34,10 @@ class Node:
         #: How many of these are plain calls, and coroutines.
         self.calls = 0
         self.coroutines = 0
-        #: What the others of these hold.
+        #: What the others of these hold, and the job steps beside them.
         self._held = Resources()
+        #: How many job steps hold something here.
+        self.steps = 0
         #: The job that it is kept free for.
         self.reserved: Job | None = None
         #: Whether it was asked to give back what it has not begun.
@@ -63,8 +65,8 @@ class Node:
 
     def takes_call(self, definition: Definition) -> bool:
         """Whether it should have a further plain call now."""
-        if self.reserved is not None:
-            return False
+        if self.reserved is not None or self.steps:
+            return False  # its agent knows nothing of job steps: what it has beyond what is free would run beside them
         cost = definition.cost
         ahead = 0 if cost is None else min(_MOST, int(_AHEAD / max(cost, 1e-6)))
         return self.calls < (self.total.cores - self._held.cores) * (1 + ahead)
@@ -106,12 +108,38 @@ class Node:
         elif job.kind == "coroutine":
             self.coroutines += sign
         else:
-            held, request = self._held, job.request
-            self._held = Resources(
-                held.cores + sign * request.cores,
-                held.gpus + sign * request.gpus,
-                held.memory + sign * request.memory,
-            )
+            self._hold(job.request, sign)
+
+    def _hold(self, request: Resources, sign: int) -> None:
+        held = self._held
+        self._held = Resources(
+            held.cores + sign * request.cores,
+            held.gpus + sign * request.gpus,
+            held.memory + sign * request.memory,
+        )
+
+    # --- job steps beside its agent ----------------------------------------------------------------------------------
+
+    def room(self, rank: Resources, *, empty: bool = False) -> int:
+        """How many ranks of a job step have room here, now or were it `empty`."""
+        held = Resources() if empty else self._held
+        cores = self.total.cores if empty else self.free_cores
+        free = (
+            (cores, rank.cores),
+            (self.total.gpus - held.gpus, rank.gpus),
+            (self.total.memory - held.memory, rank.memory),
+        )
+        return max(0, min(have // want for have, want in free if want))
+
+    def begin_step(self, held: Resources) -> None:
+        """A job step holds this."""
+        self.steps += 1
+        self._hold(held, 1)
+
+    def end_step(self, held: Resources) -> None:
+        """It holds it no more."""
+        self.steps -= 1
+        self._hold(held, -1)
 
     def _number(self, call: Call) -> int:
         """Under which number its agent knows a function."""
@@ -139,7 +167,7 @@ class Node:
 class Job:
     """One item on its way over the cluster, or one run of a call whose result was lost."""
 
-    __slots__ = ("begun", "call", "item", "key", "kind", "large", "name", "node", "remakes")
+    __slots__ = ("begun", "call", "item", "key", "kind", "large", "name", "node", "rank", "remakes", "step")
 
     def __init__(self, key: int, item: WorkItem, call: Call, name: str, large: int) -> None:
         self.key = key
@@ -148,13 +176,17 @@ class Job:
         #: Under which its result is kept on the cluster, from `large` bytes on.
         self.name = name
         self.large = large
-        #: "call", "coroutine", or "holder" of named resources, or of a node.
+        #: "call", "coroutine", "holder" of named resources, or "step".
         self.kind = "holder"
         if item.definition.shares_worker:
             self.kind = "coroutine"
         elif item.definition.description is None:
             self.kind = "call"
         self.node: Node | None = None
+        #: What each rank of a job step holds.
+        self.rank = Resources()
+        #: What a job step holds of which nodes; None where it has not begun, or is none.
+        self.step: dict[Node, Resources] | None = None
         #: When it began, as far as was reported.
         self.begun: float | None = None
         #: The lost result that this makes again; then the engine knows nothing of it.

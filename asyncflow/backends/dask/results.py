@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asyncflow.backends import payload
-from asyncflow.backends.contract import Definition, RemoteValue
+from asyncflow.backends.contract import Definition, RemoteValue, WorkItem
 from asyncflow.backends.payload import Segment
 
 if TYPE_CHECKING:
@@ -95,6 +95,34 @@ def found_in(values: Sequence[Any]) -> dict[str, Result]:
             if type(value) is dict:
                 pending.extend(value.values())
     return found
+
+
+def gather_values(
+    results: Results, needed: Iterable[Result], done: Callable[[dict[str, Any], BaseException | None], None]
+) -> None:
+    """Have `done` called with the values of all `needed`, by name, or why one cannot be had."""
+    values: dict[str, Any] = {}
+    missing = {result.name: result for result in needed}
+    if not missing:
+        done(values, None)
+
+    def arrived(name: str, value: Any, error: BaseException | None) -> None:
+        values[name] = value
+        if error is not None and missing:
+            missing.clear()
+            done({}, error)
+        elif missing.pop(name, None) is not None and not missing:
+            done(values, None)
+
+    for result in list(missing.values()):
+        results.fetch(result, partial(arrived, result.name))
+
+
+def with_values(item: WorkItem, values: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of an item with these values in the place of what stands for them."""
+    segments = payload.pack_arguments(item.definition, item.args, item.kwargs)
+    given = {name: payload.pack(value) for name, value in values.items()}
+    return payload.unpack_arguments(item.definition.name, segments, given)
 
 
 class Results:

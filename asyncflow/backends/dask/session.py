@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed.comm.core import connect
 
-from asyncflow.backends.contract import Reporter
+from asyncflow.backends.contract import Loss, Outcome, Place, Reporter, WorkItem
 from asyncflow.backends.dask import agent
 from asyncflow.backends.dask.agent import Options, Presence
 from asyncflow.backends.dask.cluster import Connection
@@ -18,8 +18,9 @@ from asyncflow.backends.dask.demand import Demand
 from asyncflow.backends.dask.dispatcher import Dispatcher
 from asyncflow.backends.dask.node import Node
 from asyncflow.backends.dask.wire import Wire
+from asyncflow.backends.step_runner import StepRunner
 from asyncflow.description import Resources
-from asyncflow.errors import BackendStartError, WorkerRefusedError
+from asyncflow.errors import BackendStartError, InternalError, WorkerRefusedError
 
 _log = logging.getLogger("asyncflow")
 
@@ -51,6 +52,12 @@ class Session:
         self._options = options
         self._reporter = reporter
         self.dispatcher = Dispatcher(backend, options.session, options.concurrency, large, reporter)
+        if connection.allocation is not None:
+            reports = StepReports(self.dispatcher)
+            self.dispatcher.steps = StepRunner(
+                connection.allocation, reports, name=f"{backend.name}-step", grace=options.grace
+            )
+            self.dispatcher.memory_per_core = connection.allocation.memory_per_core
         self._tasks: set[asyncio.Task[Any]] = set()
         #: What stays with each worker that is in use, or was refused, by address.
         self._uses: dict[str, asyncio.Task[None]] = {}
@@ -178,7 +185,8 @@ class Session:
             self._giving_up.cancel()
             self._giving_up = None
         if totals:
-            self._backend.resize(total, largest)
+            # A job step may have ranks on several nodes.
+            self._backend.resize(total, largest if self.dispatcher.steps is None else total)
         elif self._patience is not None:
             self._giving_up = asyncio.get_running_loop().call_later(self._patience, self._give_up)
         self._changed.set()
@@ -213,6 +221,8 @@ class Session:
         if self._giving_up is not None:
             self._giving_up.cancel()
         self.dispatcher.cancel_all()
+        if self.dispatcher.steps is not None:
+            await self.dispatcher.steps.stop(grace)
         nodes = list(self.dispatcher.nodes)
         for node in nodes:
             node.wire.post("stop", (grace,))
@@ -225,6 +235,29 @@ class Session:
         with contextlib.suppress(Exception):  # the scheduler may be gone
             self._connection.client.unsubscribe_topic("all")
         await self._connection.close()
+
+
+class StepReports:
+    """Brings what job steps report to the backend's loop."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._loop = asyncio.get_running_loop()
+
+    def started(self, item: WorkItem, place: Place, time: float) -> None:
+        self._loop.call_soon_threadsafe(self._dispatcher.step_started, item, place, time)
+
+    def finished(self, item: WorkItem, outcome: Outcome) -> None:
+        self._loop.call_soon_threadsafe(self._dispatcher.step_ended, item, outcome)
+
+    def lost(self, item: WorkItem, loss: Loss) -> None:
+        raise InternalError("a job step has no worker to lose")
+
+    def broken(self, reason: str) -> None:
+        raise InternalError("job steps cannot break as a whole")
+
+    def resized(self) -> None:
+        raise InternalError("job steps have no size")
 
 
 _KINDS = ("cores", "gpus", "memory")

@@ -22,7 +22,6 @@ def main(scheduler: str, interface: str | None, cores: int, memory: int, gpus: i
         # Of its web server, which there is without a dashboard too.
         "--dashboard-address": f"{host}:0",
         "--nthreads": str(cores),
-        "--nworkers": "1",
         "--memory-limit": f"{memory}MB",
         "--name": name,
         "--death-timeout": str(_DEATH),
@@ -30,7 +29,8 @@ def main(scheduler: str, interface: str | None, cores: int, memory: int, gpus: i
     if gpus:
         options["--resources"] = f"GPU={gpus}"
     words = [word for option in options.items() for word in option]
-    program = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--no-dashboard", *words]
+    # A nanny would restart a worker that dies; no task runs in it that could kill it.
+    program = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--no-dashboard", "--no-nanny", *words]
     os.execv(sys.executable, program)
 
 

@@ -38,7 +38,8 @@ def main(work: int, control: int, progress: int, worker: str, session: str, grac
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True)
+            # Whole lines, under PYTHONUNBUFFERED too, as many containers set it: or those of several workers get mixed.
+            stream.reconfigure(line_buffering=True, write_through=False)
     with os.fdopen(progress):
         shared = Progress(progress)
     _Child(_channel(work), _channel(control), shared, Place(worker), Family(grace, session), concurrency).serve()
