@@ -483,10 +483,7 @@ class WorkerRefusedError(AsyncflowError):
     def __init__(self, worker: str, reason: str) -> None:
         self.worker = worker
         self.reason = reason
-        super().__init__(
-            f"the worker {worker} is not used: {reason}; give it the engine's Python and asyncflow, for example the "
-            f"same virtual environment on a shared file system"
-        )
+        super().__init__(f"the worker {worker} is not used: {reason}")
 
 
 class BackendLostError(AsyncflowError):

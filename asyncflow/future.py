@@ -131,7 +131,7 @@ class TaskFuture(asyncio.Future[R]):
             return False
         scheduler = self._component.binding.scheduler
         if scheduler.on_loop_thread():
-            return scheduler.cancel(self._component, msg)
+            return scheduler.cancel(self._component, msg) or scheduler.forgo(self, msg)
         scheduler.cancel_soon(self._component, msg)
         return True
 

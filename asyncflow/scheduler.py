@@ -551,6 +551,16 @@ class Scheduler:
         return True
 
     @_exclusive
+    def forgo(self, future: TaskFuture[Any], message: Any | None) -> bool:
+        """Cancel the future of a component that is DONE and whose value has not come: nobody waits for it any more."""
+        if future not in self._stayed:
+            return False
+        self._stayed.take(future)
+        asyncio.Future.cancel(future, message)
+        self._deliver()
+        return True
+
+    @_exclusive
     def cancel_all(self, workflow_id: str | None = None, message: Any | None = None) -> int:
         """Cancel every unfinished component, or those of one workflow; how many there were."""
         chosen = [c for c in self.unfinished.values() if workflow_id is None or c.workflow_id == workflow_id]

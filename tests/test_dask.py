@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import pytest_asyncio
@@ -23,6 +24,7 @@ from asyncflow.backends.dask.interfaces import own_address
 from asyncflow.backends.dask.results import Result
 from asyncflow.errors import (
     InvalidOptionError,
+    ResultLostError,
     ResultNotFetchedError,
     UnsatisfiableRequestError,
     WorkerRefusedError,
@@ -261,6 +263,105 @@ async def test_a_lost_result_of_a_lost_one_is_made_again(
     frail.kill(holder(frail_flow))
     assert len(await twice) == 8 * LARGE
     assert bodies.notes(tmp_path / "trace") == ["made", "doubled", "made", "doubled"]
+
+
+def extended(value: bytes | None) -> bytes:
+    return bytes(70_000)
+
+
+async def test_a_long_chain_of_lost_results_is_made_again(frail_flow: WorkflowEngine, frail: DaskCluster) -> None:
+    """Longer than Python's stack is deep."""
+    frail.kill("b")
+    assert await became(lambda: len(nodes(frail_flow)) == 1)
+    step, last = frail_flow.function_task(extended), None
+    for _ in range(500):
+        last = step(last)
+    await frail_flow.drain()
+    frail.add("c")
+    assert await became(lambda: len(nodes(frail_flow)) == 2)
+    frail.kill("a")
+    assert last is not None
+    assert len(await last) == 70_000
+
+
+def small_when_there(trace: Path) -> bytes | None:
+    """Large at its first run only."""
+    bodies.note(trace, "made")
+    return bytes(LARGE) if len(bodies.notes(trace)) == 1 else None
+
+
+async def test_a_result_that_is_small_the_second_time(
+    frail_flow: WorkflowEngine, frail: DaskCluster, tmp_path: Path
+) -> None:
+    made = frail_flow.function_task(small_when_there)(tmp_path / "trace")
+    await frail_flow.drain()
+    frail.kill(holder(frail_flow))
+    assert await made is None
+    assert bodies.notes(tmp_path / "trace") == ["made", "made"]
+
+
+def fails_when_there(trace: Path) -> bytes:
+    bodies.note(trace, "made")
+    if len(bodies.notes(trace)) > 1:
+        raise ValueError("second time")
+    return bytes(LARGE)
+
+
+async def test_a_result_that_cannot_be_made_again_says_so(
+    frail_flow: WorkflowEngine, frail: DaskCluster, tmp_path: Path
+) -> None:
+    made = frail_flow.function_task(fails_when_there)(tmp_path / "trace")
+    await frail_flow.drain()
+    frail.kill(holder(frail_flow))
+    with pytest.raises(ResultLostError, match=r"'fails_when_there' .* cannot be made again: .*ValueError: second time"):
+        await made
+
+
+def filled(values: Any) -> Any:
+    return values.repeat(2)
+
+
+async def test_it_is_made_of_what_was_passed_then(frail_flow: WorkflowEngine, frail: DaskCluster) -> None:
+    values = np.full(100_000, 1.0)
+    made = frail_flow.function_task(filled)(values)
+    await frail_flow.drain()
+    values[:] = 100.0
+    frail.kill(holder(frail_flow))
+    assert (await made)[0] == 1.0
+
+
+async def test_who_waits_for_a_lost_result_may_stop_waiting(
+    frail_flow: WorkflowEngine, frail: DaskCluster, tmp_path: Path
+) -> None:
+    made = frail_flow.function_task(large)(tmp_path / "trace")
+    await frail_flow.drain()
+    for name in ("a", "b"):
+        frail.kill(name)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(made, 0.1)
+    assert made.cancelled()
+
+
+async def test_it_is_lost_with_its_cluster(frail_flow: WorkflowEngine, frail: DaskCluster, tmp_path: Path) -> None:
+    made = frail_flow.function_task(large)(tmp_path / "trace")
+    await frail_flow.drain()
+    for name in ("a", "b"):
+        frail.kill(name)
+    frail.kill_scheduler()
+    with pytest.raises(ResultLostError, match="the Dask scheduler at"):
+        await made
+
+
+async def test_what_no_worker_can_have_any_more_holds_up_nobody(frail_flow: WorkflowEngine, frail: DaskCluster) -> None:
+    frail.add("wide", threads=2)
+    assert await became(lambda: len(nodes(frail_flow)) == 3)
+    task = frail_flow.function_task(task_description={"cores_per_rank": 2})(bodies.add)
+    assert await task(1, 2) == 3
+    frail.kill("wide")
+    assert await became(lambda: len(nodes(frail_flow)) == 2)
+    waiting = task(1, 2)
+    assert await frail_flow.function_task(task_description={"cores_per_rank": 1})(bodies.add)(1, 2) == 3
+    assert not waiting.done()
 
 
 async def test_a_worker_that_dies_loses_no_task(

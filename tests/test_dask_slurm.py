@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from asyncflow import BackendLostError, WorkflowEngine
@@ -236,3 +237,20 @@ async def test_jobs_come_and_go_with_the_work(on_slurm: SlurmCluster, make_engin
         await asyncio.gather(*futures)
         assert await became(lambda: not on_slurm.squeue())
     assert len(await flow.function_task(where)()) > 0
+
+
+async def test_jobs_and_their_scheduler_listen_on_one_address(
+    on_slurm: SlurmCluster, make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    size = {key: value for key, value in _JOB.items() if key != "interface"}
+    flow = await make_engine(DaskBackend.slurm(1, **size, further={"log_directory": str(tmp_path)}))
+    assert await flow.function_task(listening)() == {"127.0.0.1"}
+    assert listening(0) == {"127.0.0.1"}
+
+
+def listening(levels: int = 1) -> set[str]:
+    """Addresses on which this process listens, or the one that many levels above it."""
+    process = psutil.Process()
+    for _ in range(levels):
+        process = process.parent()
+    return {each.laddr.ip for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN}

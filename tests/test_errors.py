@@ -275,8 +275,7 @@ CASES = [
     ),
     Case(
         errors.WorkerRefusedError("tcp://10.0.0.7:4711", "it runs Python 3.9"),
-        "the worker tcp://10.0.0.7:4711 is not used: it runs Python 3.9; give it the engine's Python and asyncflow, "
-        "for example the same virtual environment on a shared file system",
+        "the worker tcp://10.0.0.7:4711 is not used: it runs Python 3.9",
         data={"worker": "tcp://10.0.0.7:4711", "reason": "it runs Python 3.9"},
     ),
     Case(

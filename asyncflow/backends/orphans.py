@@ -112,8 +112,15 @@ class Family:
             if self._process is None and not self._guarded_elsewhere:
                 # -I -S: nothing of the user's environment is imported, and it starts in 10 ms.
                 command = [sys.executable, "-I", "-S", __file__, self.session, str(os.getpid())]
+                # Of no other family: it must outlive that of its owner, to end this one.
+                environment = {name: value for name, value in os.environ.items() if name not in (SESSION, ATTEMPT)}
                 self._process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, cwd="/"
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                    cwd="/",
+                    env=environment,
                 )
 
     def disband(self) -> None:

@@ -292,6 +292,8 @@ class Agent:
         elif isinstance(value, (list, tuple)):
             segments, value = value, None
         name, large = self._forget(item)
+        if error is None and not segments and not large:  # it must stay, however small it is
+            segments = payload.pack(value)
         size = sum(memoryview(segment).nbytes for segment in segments)
         if error is None and segments and size >= large:
             self._results[name] = list(segments)

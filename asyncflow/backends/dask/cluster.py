@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from asyncflow.description import Resources
 from asyncflow.errors import InvalidOptionError
 
 _LEGAL = "an address ('tcp://host:port'), a scheduler file, a Dask Client or cluster, or None for a cluster of its own"
+
+
+_ADDRESS = re.compile(r"\w+://|[\w.-]+:\d+$")
 
 
 class Connection:
@@ -89,7 +93,7 @@ async def connect(wish: Wish) -> Connection:
     if isinstance(where, Cluster):
         cluster: Any = where
         return Connection(await _client(wish.timeout, address=cluster.scheduler_address, security=cluster.security))
-    if isinstance(where, Path) or "://" not in where:
+    if isinstance(where, Path) or not _ADDRESS.match(where):
         return Connection(await _client(wish.timeout, scheduler_file=str(where), security=security))
     return Connection(await _client(wish.timeout, address=where, security=security))
 
@@ -124,4 +128,6 @@ async def _client(timeout: float, **options: Any) -> Client:
 
 def _address(client: Client) -> str:
     scheduler: Any = client.scheduler
+    if scheduler is None:
+        raise ConnectionError("the Dask client is closed")
     return str(scheduler.address)

@@ -16,7 +16,16 @@ from asyncflow.backends.body import cancelled_outcome
 from asyncflow.backends.contract import Definition, Kind, Loss, Outcome, Place, Reporter, WorkItem
 from asyncflow.backends.dask.node import Job, Node
 from asyncflow.backends.dask.placing import rank_of, spread
-from asyncflow.backends.dask.results import Call, Result, Results, StayedValue, found_in, gather_values, with_values
+from asyncflow.backends.dask.results import (
+    Call,
+    Result,
+    Results,
+    StayedValue,
+    collected,
+    found_in,
+    gather_values,
+    with_values,
+)
 from asyncflow.backends.payload import Segment
 from asyncflow.backends.step_runner import StepRunner
 from asyncflow.description import Resources
@@ -66,6 +75,11 @@ class Dispatcher:
         """Jobs that wait for a node."""
         return len(self._calls) + len(self._coroutines) + len(self._holders)
 
+    @property
+    def misses_workers(self) -> bool:
+        """Whether anything waits for one."""
+        return bool(self._jobs)
+
     def keeping(self) -> set[Node]:
         """Nodes with results that are still needed."""
         return self.results.holders()
@@ -99,8 +113,8 @@ class Dispatcher:
         """Run the call again whose result was lost."""
         item = WorkItem(result.call.definition, (), {}, uid=result.uid)
         self._jobs[item] = job = self._job(item, result.call, result)
-        self._queue(job)
-        self.assign_soon()
+        # Not at once: what it works on may be lost as well, and so on for as long as a chain of them is.
+        asyncio.get_running_loop().call_soon(self._queue_or_fail, job, None)
 
     def _is_step(self, item: WorkItem) -> bool:
         return self.steps is not None and item.definition.kind is Kind.EXECUTABLE
@@ -117,8 +131,10 @@ class Dispatcher:
         function = self._functions.get(definition)
         if function is None:
             function = self._functions[definition] = payload.dump_function(definition)
-        segments = payload.pack_arguments(definition, item.args, item.kwargs)
-        return Call(definition, function, segments, found_in([*item.args, *item.kwargs.values()]))
+        with collected() as inputs:
+            data, *buffers = payload.pack_arguments(definition, item.args, item.kwargs)
+        # Copied: where the call must be made again, the caller may long have changed his arrays.
+        return Call(definition, function, [data, *map(bytes, buffers)], inputs)
 
     def _queue(self, job: Job, first: bool = False) -> None:
         """Let a job wait for a node, once all that it works on is there."""
@@ -166,7 +182,12 @@ class Dispatcher:
                 if job is not None:
                     self._end(job, cancelled_outcome(self._here))
         self.nodes.clear()
-        self.results.abandon(asyncio.CancelledError("the engine was shut down"))
+        self.results.abandon("the engine was shut down")
+
+    def fail(self, reason: str) -> None:
+        """The cluster is lost, and all results that stayed there."""
+        self.results.abandon(reason)
+        self._reporter.broken(reason)
 
     # --- jobs to nodes -----------------------------------------------------------------------------------------------
 
@@ -202,8 +223,13 @@ class Dispatcher:
             self._holders.remove(job)
             self._unreserve(job)
             self._end(job, cancelled_outcome(self._here))
-        while self._holders and self._place(self._holders[0]):
-            self._unreserve(self._holders.popleft())
+        for job in list(self._holders):
+            if self._place(job):
+                self._holders.remove(job)
+                self._unreserve(job)
+            elif any(node.reserved is job for node in self.nodes):
+                return
+            # Else no node that there is could ever have it, and it holds up nobody.
 
     def _place(self, job: Job) -> bool:
         """Let it begin; where there is no room, see to it that there will be, and False."""
@@ -431,9 +457,7 @@ class Dispatcher:
         if job is None:
             return
         for name in names:
-            holders = job.call.inputs[name].holders
-            if holders:
-                holders.pop(next(iter(holders)))
+            self.results.missing(name, job.sources[name])
         self._queue(job, first=True)
 
     def _on_returned(self, node: Node, keys: Sequence[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import threading
@@ -10,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import dask
+
 from asyncflow import options
+from asyncflow.backends.dask.interfaces import own_address
 from asyncflow.errors import InvalidOptionError
 
 
@@ -47,6 +51,7 @@ class Jobs:
     async def start(self, security: Any) -> Any:
         """A running SLURMCluster, on this loop, whose jobs are on their way."""
         slurm_cluster = load()
+        interface = self.interface or _configured("interface")
         given: dict[str, Any] = {
             "cores": self.cores,
             "processes": 1,
@@ -54,13 +59,20 @@ class Jobs:
             "walltime": self.walltime,
             "queue": self.queue,
             "account": self.account,
-            "interface": self.interface,
+            "interface": interface,
             "security": security,
-            "job_extra_directives": list(self.directives),
-            "job_script_prologue": list(self.prologue),
-            # Its web servers would listen on all interfaces.
-            "scheduler_options": {"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-            "worker_extra_args": ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"],
+            # None leaves these to the site's configuration.
+            "job_extra_directives": list(self.directives) or None,
+            "job_script_prologue": list(self.prologue) or None,
+            # Without these, both would listen on all interfaces, their web servers too.
+            "scheduler_options": {
+                "host": own_address(interface),
+                "dashboard": False,
+                "dashboard_address": "127.0.0.1:0",
+            },
+            "worker_command": "asyncflow.backends.dask.job_worker",
+            # For the certificates, which the jobs must find; what is said here is also the default, with a warning.
+            "shared_temp_directory": _configured("shared-temp-directory") or os.getcwd(),
         }
         cluster: Any = slurm_cluster(**{**given, **self.further}, asynchronous=True)
         await cluster
@@ -69,6 +81,11 @@ class Jobs:
         else:
             cluster.adapt(minimum_jobs=self.least, maximum_jobs=self.jobs)
         return cluster
+
+
+def _configured(setting: str) -> Any:
+    """What the site's configuration of dask-jobqueue says."""
+    return dask.config.get(f"jobqueue.slurm.{setting}", None)
 
 
 def load() -> Any:

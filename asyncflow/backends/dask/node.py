@@ -87,7 +87,8 @@ class Node:
         self.out[job.key] = job
         job.node = self
         self._count(job, 1)
-        sources = {name: next(iter(result.holders)).address for name, result in job.call.inputs.items()}
+        job.sources = {name: next(iter(result.holders)) for name, result in job.call.inputs.items()}
+        sources = {name: holder.address for name, holder in job.sources.items()}
         item = job.item
         about = item.uid, item.attempt, item.directory, item.solo
         self.wire.post(
@@ -167,7 +168,7 @@ class Node:
 class Job:
     """One item on its way over the cluster, or one run of a call whose result was lost."""
 
-    __slots__ = ("begun", "call", "item", "key", "kind", "large", "name", "node", "rank", "remakes", "step")
+    __slots__ = ("begun", "call", "item", "key", "kind", "large", "name", "node", "rank", "remakes", "sources", "step")
 
     def __init__(self, key: int, item: WorkItem, call: Call, name: str, large: int) -> None:
         self.key = key
@@ -183,6 +184,8 @@ class Job:
         elif item.definition.description is None:
             self.kind = "call"
         self.node: Node | None = None
+        #: Which nodes its agent was told to get its inputs from.
+        self.sources: dict[str, Node] = {}
         #: What each rank of a job step holds.
         self.rank = Resources()
         #: What a job step holds of which nodes; None where it has not begun, or is none.

@@ -44,8 +44,6 @@ class OwnCluster:
         self._level = _log.level
         self._family = Family(_GRACE)
         self._processes: list[subprocess.Popen[bytes]] = []
-        #: Seconds that they get to end by themselves: `srun` complains loudly when it is ended.
-        self._patience = 0.0
 
     @property
     def address(self) -> str:
@@ -61,7 +59,6 @@ class OwnCluster:
     async def start_in(self, allocation: Allocation) -> None:
         """Start the scheduler here and a worker on each node of the allocation."""
         await self._start_scheduler(own_address(self._interface))
-        self._patience = 2 * _GRACE
         for size, nodes in _by_size(allocation).items():
             await aside(partial(self._launch, _srun(nodes, size), size))
 
@@ -111,11 +108,12 @@ class OwnCluster:
             _log.setLevel(self._level)
 
     def _wait(self) -> None:
-        for end, patience in ((_let_be, self._patience), (_terminate, _GRACE), (_kill, _GRACE)):
+        # Sent home, they end by themselves; ended in the middle of that, a worker or `srun` complains loudly.
+        for end in (_let_be, _terminate, _kill):
             for process in self._processes:
                 end(process)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(patience)
+                    process.wait(_GRACE)
         self._family.disband()
 
 

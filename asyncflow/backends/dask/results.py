@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asyncflow.backends import payload
 from asyncflow.backends.contract import Definition, RemoteValue, WorkItem
 from asyncflow.backends.payload import Segment
+from asyncflow.errors import ResultLostError
 
 if TYPE_CHECKING:
     from asyncflow.backends.dask.node import Node
@@ -52,6 +56,24 @@ class Result:
         self.waiting: list[Callable[[BaseException | None], None]] = []
 
 
+class _Collecting(threading.local):
+    """The results that stand in what is being pickled on this thread."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Result] = {}
+
+
+_collecting = _Collecting()
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[dict[str, Result]]:
+    """What is pickled meanwhile: the results that stand in it, by name."""
+    _collecting.found = {}
+    yield _collecting.found
+    _collecting.found = {}
+
+
 class StayedValue(RemoteValue):
     """Stands for a result in a future, and in the arguments of tasks of the same backend."""
 
@@ -74,6 +96,7 @@ class StayedValue(RemoteValue):
         self._fetch(self, done)
 
     def __reduce__(self) -> Any:
+        _collecting.found[self.result.name] = self.result
         # On the worker the value itself stands there: it travels beside the arguments, under this name.
         return payload.given_value, (self.result.name,)
 
@@ -131,6 +154,10 @@ class Results:
     def __init__(self, make_again: Callable[[Result], None]) -> None:
         """`make_again` is to end in `made`."""
         self._make_again = make_again
+        #: Who is being told that a result was made again, or cannot be.
+        self._told: deque[tuple[list[Callable[[BaseException | None], None]], BaseException | None]] = deque()
+        #: Why nothing comes any more.
+        self._over: str | None = None
         self._known: weakref.WeakValueDictionary[str, Result] = weakref.WeakValueDictionary()
         #: Fetches on their way, by name: from where, and who waits.
         self._fetches: dict[str, tuple[Node, Result, list[Done]]] = {}
@@ -191,16 +218,26 @@ class Results:
 
     def made(self, result: Result, error: BaseException | None) -> None:
         """It has been made again, or cannot be."""
-        waiting, result.waiting = result.waiting, []
-        for then in waiting:
-            then(error)
+        if error is not None and not isinstance(error, ResultLostError):
+            error = _lost(result, f"its task now fails with {type(error).__name__}: {error}", error)
+        self._told.append((result.waiting, error))
+        result.waiting = []
+        if len(self._told) > 1:
+            return  # one that cannot be made ends the next, and so on: one after the other, not one within the other
+        while self._told:
+            waiting, error = self._told[0]
+            for then in waiting:
+                then(error)
+            self._told.popleft()
 
     # --- brought to the engine ---------------------------------------------------------------------------------------
 
     def fetch(self, result: Result, done: Done) -> None:
         """Have `done` called with the value."""
         pending = self._fetches.get(result.name)
-        if pending is not None:
+        if self._over is not None:
+            done(None, _lost(result, self._over))
+        elif pending is not None:
             pending[2].append(done)
         elif result.holders:
             node = next(iter(result.holders))
@@ -237,11 +274,18 @@ class Results:
         for done in waiting:
             done(value, error)
 
-    def abandon(self, error: BaseException) -> None:
-        """Nothing more will come."""
+    def abandon(self, reason: str) -> None:
+        """Nothing more will come, now or later."""
+        self._over = reason
         fetches, self._fetches = self._fetches, {}
-        for _, _, waiting in fetches.values():
+        for _, result, waiting in fetches.values():
             for done in waiting:
-                done(None, error)
+                done(None, _lost(result, reason))
         for result in list(self._known.values()):
-            self.made(result, error)
+            self.made(result, _lost(result, reason))
+
+
+def _lost(result: Result, reason: str, cause: BaseException | None = None) -> ResultLostError:
+    error = ResultLostError(result.call.definition.name, result.uid, reason)
+    error.__cause__ = cause
+    return error

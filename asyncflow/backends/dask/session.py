@@ -115,6 +115,11 @@ class Session:
         if isinstance(message, dict) and message.get("action") == "add-worker":
             self._keep(self._meet_all())
 
+    async def _meet_again(self) -> None:
+        """Where only the connection ended, the worker is still there."""
+        await asyncio.sleep(_GLANCE)
+        await self._meet_all()
+
     async def _meet_all(self) -> None:
         with contextlib.suppress(OSError):
             for address, name in (await self._connection.workers()).items():
@@ -156,6 +161,7 @@ class Session:
                 self._last_end = reason
                 self.dispatcher.leave(node, reason)
                 self._count()
+                self._keep(self._meet_again())
 
     async def _agent_on(self, address: str) -> Wire:
         client = self._connection.client
@@ -192,10 +198,10 @@ class Session:
         self._changed.set()
 
     def _give_up(self) -> None:
-        if not self.dispatcher.waiting:  # nobody misses them so far
+        if not self.dispatcher.misses_workers:  # nobody does so far
             self._count()
             return
-        self._reporter.broken(f"it has had no worker for {self._patience:g} s; the last: {self._last_end}")
+        self.dispatcher.fail(f"it has had no worker for {self._patience:g} s; the last: {self._last_end}")
 
     # --- the scheduler goes ------------------------------------------------------------------------------------------
 
@@ -211,7 +217,7 @@ class Session:
         if not self._closing:
             self._gone = f"the Dask scheduler at {address} is gone"
             self._changed.set()
-            self._reporter.broken(self._gone)
+            self.dispatcher.fail(self._gone)
 
     # --- the engine goes ---------------------------------------------------------------------------------------------
 
@@ -263,11 +269,17 @@ class StepReports:
 _KINDS = ("cores", "gpus", "memory")
 
 
+#: What to do about a worker that is not like the engine.
+_SAME = "give both the same, for example one virtual environment on a shared file system"
+
+
 def _difference(presence: Presence) -> str | None:
     """What of a worker does not go with this engine."""
     python, library = agent.versions()
     if presence.python.split(".")[:2] != python.split(".")[:2]:
-        return f"it runs Python {presence.python}, the engine Python {python}: functions cannot travel between them"
+        return (
+            f"it runs Python {presence.python}, the engine Python {python}, between which no function travels; {_SAME}"
+        )
     if presence.asyncflow != library:
-        return f"it has asyncflow {presence.asyncflow}, the engine asyncflow {library}"
+        return f"it has asyncflow {presence.asyncflow}, the engine asyncflow {library}; {_SAME}"
     return None
