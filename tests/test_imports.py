@@ -48,7 +48,7 @@ BACKENDS = [
     {"own_process"},
     {"executable", "steps"},
     {"allocation", "launch", "payload"},
-    {"aside", "body", "machine", "orphans", "resources"},
+    {"aside", "body", "definitions", "machine", "orphans", "resources"},
     {"contract"},
 ]
 

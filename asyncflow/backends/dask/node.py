@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from asyncflow.backends.contract import Definition, Place, WorkItem
 from asyncflow.backends.dask.agent import Presence
 from asyncflow.backends.dask.results import Call, Result
 from asyncflow.backends.dask.wire import Wire
+from asyncflow.backends.definitions import KnownDefinitions
 from asyncflow.description import Resources
 
-#: How many functions an agent keeps; the longest unused is forgotten first.
-_FUNCTIONS = 1000
 #: Seconds of work that a node is given ahead for each of its cores, by what calls of the same definition lately took:
 #: more than a message there and back takes.
 _AHEAD = 0.01
@@ -42,8 +39,7 @@ class Node:
         self.reserved: Job | None = None
         #: Whether it was asked to give back what it has not begun.
         self.recalled = False
-        self._numbers: OrderedDict[Definition, int] = OrderedDict()
-        self._defined = 0
+        self._definitions = KnownDefinitions(wire.post)
 
     def place(self) -> Place:
         """Where its agent is."""
@@ -144,25 +140,8 @@ class Node:
 
     def _number(self, call: Call) -> int:
         """Under which number its agent knows a function."""
-        definition = call.definition
-        number = self._numbers.get(definition)
-        if number is not None:
-            self._numbers.move_to_end(definition)
-            return number
-        self._defined += 1
-        self._numbers[definition] = self._defined
-        bare = Definition(
-            _undefined,
-            definition.kind,
-            definition.name,
-            is_async=definition.is_async,
-            description=definition.description,
-            executable=definition.executable,
-        )
-        self.wire.post("define", (self._defined, bare), [call.function])
-        if len(self._numbers) > _FUNCTIONS:
-            self.wire.post("forget", (self._numbers.popitem(last=False)[1],))
-        return self._defined
+        known = self._definitions.number_of(call.definition)
+        return self._definitions.define(call.definition, call.function) if known is None else known
 
 
 class Job:
@@ -198,7 +177,3 @@ class Job:
     @property
     def request(self) -> Resources:
         return self.item.definition.request
-
-
-def _undefined() -> None:
-    """Stands for a function until its bytes are there."""

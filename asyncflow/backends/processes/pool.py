@@ -386,9 +386,9 @@ class Pool:
         """Give `item` to `worker`; False where it cannot be pickled, which is reported."""
         definition = item.definition
         try:
-            number = worker.number_of(definition)
+            number = worker.definitions.number_of(definition)
             if number is None:
-                number = worker.number_of(definition, self._function(definition))
+                number = worker.definitions.define(definition, self._function(definition))
             small = item.packed is None and not item.kwargs and _SMALL.issuperset(map(type, item.args))
             segments, given = ((), ()) if small else _packed_arguments(item)
         except BaseException as error:

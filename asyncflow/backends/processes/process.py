@@ -9,10 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import OrderedDict
 from collections.abc import Mapping
 
-from asyncflow.backends.contract import Definition, Place, WorkItem
+from asyncflow.backends.contract import Place, WorkItem
+from asyncflow.backends.definitions import KnownDefinitions
 from asyncflow.backends.launch import THREAD_VARIABLES
 from asyncflow.backends.orphans import SESSION, Family
 from asyncflow.backends.processes.channel import Channel
@@ -24,8 +24,6 @@ _START = (
     "import json, sys; path, *rest = json.loads(sys.argv[1]); sys.path[:] = path; "
     "from asyncflow.backends.processes.child import main; main(*rest)"
 )
-#: How many functions a worker keeps; the longest unused is forgotten first.
-_FUNCTIONS = 1000
 
 
 class Seat:
@@ -93,8 +91,7 @@ class WorkerProcess:
         self.stuffed = False
         #: Takes nothing else: what it runs must be alone, or it is on its way out.
         self.closed = False
-        self._numbers: OrderedDict[Definition, int] = OrderedDict()
-        self._defined = 0
+        self.definitions = KnownDefinitions(self.channel.post)
 
     @staticmethod
     def _socket(on_failure: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
@@ -117,29 +114,6 @@ class WorkerProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
-
-    def number_of(self, definition: Definition, function: bytes | None = None) -> int | None:
-        """Under which number the worker knows a function; None where `function`'s bytes are needed to define it."""
-        number = self._numbers.get(definition)
-        if number is not None:
-            self._numbers.move_to_end(definition)
-            return number
-        if function is None:
-            return None
-        self._defined += 1
-        self._numbers[definition] = self._defined
-        bare = Definition(
-            _undefined,
-            definition.kind,
-            definition.name,
-            is_async=definition.is_async,
-            description=definition.description,
-            executable=definition.executable,
-        )
-        self.channel.post("define", (self._defined, bare), [function])
-        if len(self._numbers) > _FUNCTIONS:
-            self.channel.post("forget", (self._numbers.popitem(last=False)[1],))
-        return self._defined
 
     def kill(self) -> None:
         """End it and all of its process group now."""
@@ -164,7 +138,3 @@ class WorkerProcess:
         self.progress.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
-
-
-def _undefined() -> None:
-    """Stands for a function until its bytes are unpickled."""
