@@ -18,6 +18,8 @@ from asyncflow.backends.dask.node import Node
 
 #: The most placeholders of what waits: more tasks than this ask for no more workers.
 _MOST = 1000
+#: Under which the scheduler keeps what it knows of them all: it takes the part of a name before a number for that.
+_PREFIX = "asyncflow_hold"
 #: What the scheduler takes one to last: for each it should have a thread.
 _LASTING = "1h"
 
@@ -38,13 +40,12 @@ class Demand:
         """`handler` is the name under which the engine's agents serve."""
         self._client: Any = client
         self._handler = handler
-        self._prefix = handler.replace("-", "_")
         self._numbers = itertools.count(1)
         #: Placeholders by name, with the address of the worker that each is for; "" is any.
         self._held: dict[str, tuple[str, Any]] = {}
         # Heeded where the scheduler is in this process, as it is where the cluster is an object here.
         durations = dask.config.get("distributed.scheduler.default-task-durations", {})
-        dask.config.set({"distributed.scheduler.default-task-durations": {**durations, self._prefix: _LASTING}})
+        dask.config.set({"distributed.scheduler.default-task-durations": {**durations, _PREFIX: _LASTING}})
 
     def adjust(self, nodes: list[Node], waiting: int, keeping: set[Node]) -> None:
         """Let there be as many as there is work; `keeping` are nodes whose results are still needed."""
@@ -60,7 +61,7 @@ class Demand:
                 self._add(address)
 
     def _add(self, address: str) -> None:
-        name = f"{self._prefix}-{next(self._numbers)}"
+        name = f"{_PREFIX}-{next(self._numbers)}-{self._handler}"
         where = {"workers": [address], "allow_other_workers": False} if address else {}
         self._held[name] = address, self._client.submit(hold, self._handler, name, key=name, pure=False, **where)
 

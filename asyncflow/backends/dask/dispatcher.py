@@ -80,10 +80,6 @@ class Dispatcher:
         """Whether anything waits for one."""
         return bool(self._jobs)
 
-    def keeping(self) -> set[Node]:
-        """Nodes with results that are still needed."""
-        return self.results.holders()
-
     # --- the engine's words ------------------------------------------------------------------------------------------
 
     def submit(self, items: Iterable[WorkItem]) -> None:

@@ -105,7 +105,7 @@ class Session:
         while not self._closing:
             # Before the first worker comes, one is wanted for whatever there will be to do.
             waiting = max(work.waiting, not work.nodes and not self._changed.is_set())
-            demand.adjust(work.nodes, waiting, work.keeping())
+            demand.adjust(work.nodes, waiting, work.results.holders())
             await asyncio.sleep(_GLANCE)
 
     # --- workers come ------------------------------------------------------------------------------------------------
