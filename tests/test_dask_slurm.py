@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from distributed.utils import _offload_executor
 
 from asyncflow import BackendLostError, WorkflowEngine
 from asyncflow.backends.dask import DaskBackend
@@ -164,6 +165,7 @@ _JOB: dict[str, Any] = {"cores": 2, "memory": "1GB", "walltime": "00:10:00", "in
 @pytest.fixture
 def on_slurm(slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> SlurmCluster:
     """This process is where jobs are submitted from."""
+    _offload_executor.submit(int).result()  # Dask's own thread, which stays once there was something for it
     for name, value in slurm.variables.items():
         monkeypatch.setenv(name, value)
     return slurm
