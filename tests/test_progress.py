@@ -280,8 +280,14 @@ def test_ctrl_c_ends_a_script_with_the_last_state() -> None:
 
 
 def received(terminal: Terminal) -> str:
-    """What has come to the terminal since the last call."""
-    return os.read(terminal.reader.fileno(), 100_000).decode()
+    """What was written to the terminal since the last call: it comes in pieces, so up to a mark of our own."""
+    mark = "<end>"
+    terminal.write(mark)
+    terminal.flush()
+    output = ""
+    while not output.endswith(mark):
+        output += os.read(terminal.reader.fileno(), 100_000).decode()
+    return output.removesuffix(mark)
 
 
 @pytest.fixture

@@ -188,11 +188,16 @@ class Cluster:
             yield node, ["slurmd", "-N", node, "-f", configuration]
 
     def _run_missing(self, within: float) -> None:
-        for name, command in self._daemons():
-            if self._pid(name) is None:
-                self._run_daemon(name, command)
+        missing = dict(self._daemons())
+
+        def all_run() -> bool:
+            # Looked at again: one that was just killed is there for a moment still.
+            for name in [name for name in missing if self._pid(name) is None]:
+                self._run_daemon(name, missing.pop(name))
+            return all(self._pid(name) for name, _ in self._daemons())
+
         # Some write their pid files, or fail, only in the background.
-        if not _until(lambda: all(self._pid(name) for name, _ in self._daemons()), within):
+        if not _until(all_run, within):
             names = ", ".join(name for name, _ in self._daemons() if not self._pid(name))
             raise ClusterError(f"{names} did not start\n{self.log_tails()}")
 
