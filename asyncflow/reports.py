@@ -168,7 +168,8 @@ class Mailbox:
 class MailboxReporter:
     """The `Reporter` of a backend."""
 
-    def __init__(self, mailbox: Mailbox, handlers: Handlers, state: Any) -> None:
+    def __init__(self, mailbox: Mailbox, handlers: Handlers, state: Any, work_dir: str) -> None:
+        self.work_dir = work_dir
         self._post = mailbox.post
         self._succeeded = mailbox.succeeded
         self._handlers = handlers
@@ -199,7 +200,8 @@ class MailboxReporter:
 class DirectReporter:
     """The `Reporter` of the block runner, which is on the loop already: its ends count in the same turn."""
 
-    def __init__(self, handlers: Handlers) -> None:
+    def __init__(self, handlers: Handlers, work_dir: str) -> None:
+        self.work_dir = work_dir
         self._handlers = handlers
 
     def started(self, item: WorkItem, place: Place, time: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import os
 import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -105,12 +106,12 @@ class Scheduler:
     def reporter(self, state: BackendState) -> MailboxReporter:
         """What the backend of `state` reports to."""
         self._states.append(state)
-        return MailboxReporter(self._mailbox, self, state)
+        return MailboxReporter(self._mailbox, self, state, os.path.dirname(self._directory))
 
     def direct_reporter(self, state: BackendState) -> DirectReporter:
         """What the block runner reports to."""
         self._states.append(state)
-        return DirectReporter(self)
+        return DirectReporter(self, os.path.dirname(self._directory))
 
     # --- calls -------------------------------------------------------------------------------------------------------
 

@@ -42,13 +42,15 @@ LAYERS = [
 BACKENDS = [
     {""},
     {"registry"},
+    {"radical"},
     {"dask"},
     {"executor", "noop", "processes", "step_runner", "threads"},
+    {"item_threads"},
     {"coroutines", "worker"},
     {"own_process"},
     {"executable", "steps"},
     {"allocation", "launch", "payload"},
-    {"aside", "body", "definitions", "machine", "orphans", "resources"},
+    {"aside", "body", "definitions", "machine", "orphans", "resources", "shared"},
     {"contract"},
 ]
 

@@ -13,6 +13,7 @@ from asyncflow.backends.contract import (
     Outcome,
     Place,
     Reporter,
+    Reports,
     WorkItem,
 )
 from asyncflow.backends.executor import ExecutorBackend, LocalExecutionBackend
@@ -45,6 +46,7 @@ __all__ = [
     "Place",
     "ProcessBackend",
     "Reporter",
+    "Reports",
     "ThreadBackend",
     "WorkItem",
 ]

@@ -104,6 +104,9 @@ class Definition:
 class WorkItem:
     """One attempt of one task, handed to a backend. The engine gives every attempt an item of its own."""
 
+    #: How many of its ranks run on which node; set by a backend that places them, read by what it hands the item to.
+    nodes: Mapping[str, int]
+
     __slots__ = (
         "_uid",
         "args",
@@ -117,6 +120,7 @@ class WorkItem:
         "handle",
         "kwargs",
         "lane",
+        "nodes",
         "packed",
         "solo",
         "started",
@@ -237,8 +241,8 @@ class WorkDied(Exception):
         self.loss = loss
 
 
-class Reporter(Protocol):
-    """How a backend tells the engine. Callable from any thread; a burst of calls wakes the engine's loop once."""
+class Reports(Protocol):
+    """What becomes of items, told by whoever runs them. Callable from any thread."""
 
     def started(self, item: WorkItem, place: Place, time: float) -> None:
         """`item` began to run. Optional where the capability `reports_start` is False."""
@@ -254,6 +258,14 @@ class Reporter(Protocol):
 
     def resized(self) -> None:
         """The backend's capabilities have other numbers than before."""
+
+
+class Reporter(Reports, Protocol):
+    """How a backend tells the engine. Callable from any thread; a burst of calls wakes the engine's loop once."""
+
+    @property
+    def work_dir(self) -> str:
+        """The engine's folder for files, an absolute path: who writes there makes it, and a folder of its own in it."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ THREAD_VARIABLES = (
 _ALLOCATION = ("SLURM_JOBID", "SLURM_JOB_NODELIST", "SLURM_NODELIST", "SLURM_TASKS_PER_NODE")
 
 #: Seconds that a command's leftover background processes get between TERM and KILL once the command itself has ended.
-_LEFTOVER_GRACE = 0.5
+LEFTOVER_GRACE = 0.5
 
 #: Each rank picks its own GPUs, by the rank number that its launcher gives it (Open MPI, PMI, SLURM).
 _PICK_GPUS = (
@@ -125,7 +125,7 @@ class LocalLaunch:
         if not _others_in_group(process) and not cancelled:
             return
         _signal_group(process, signal.SIGTERM)
-        sweep(ATTEMPT, self._mark, grace=self._family.grace if cancelled else _LEFTOVER_GRACE)
+        sweep(ATTEMPT, self._mark, grace=self._family.grace if cancelled else LEFTOVER_GRACE)
         _signal_group(process, signal.SIGKILL)
 
     def end(self, returncode: int, stderr: bytes) -> End:

@@ -100,5 +100,9 @@ class Ledger(Generic[C]):
     def _take(self, claim: C, request: Resources) -> C:
         self._cores -= request.cores
         self._memory -= request.memory
-        claim.gpus = tuple(self._gpus.popleft() for _ in range(request.gpus))
+        if claim.gpus:  # chosen by whoever offered it, of those that are free
+            for gpu in claim.gpus:
+                self._gpus.remove(gpu)
+        else:
+            claim.gpus = tuple(self._gpus.popleft() for _ in range(request.gpus))
         return claim

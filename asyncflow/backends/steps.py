@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import math
 import os
 import re
 import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Mapping, Sequence
 
 from asyncflow.backends.allocation import Allocation, ask
 from asyncflow.backends.contract import Loss, WorkDied, WorkItem
 from asyncflow.backends.launch import Blow, End, after, attempt_mark, environment
 from asyncflow.backends.orphans import ATTEMPT, Family, end, marks
+from asyncflow.backends.shared import Shared
 from asyncflow.description import TaskDescription
 from asyncflow.errors import CommandNotFoundError, CommandStartError, InternalError, signal_name
-
-T = TypeVar("T")
 
 #: Seconds between the KILL for the processes of a step and the one for its `srun`.
 _KILL_PATIENCE = 5.0
@@ -51,24 +48,6 @@ _NODE_FAILED = re.compile(r"node failure", re.IGNORECASE)
 
 _SIGNALS = {signal.strsignal(number): int(number) for number in signal.valid_signals()}
 _START_ERRORS = {os.strerror(number): number for number in (errno.ENOENT, errno.EACCES, errno.ENOEXEC)}
-
-
-class Shared(Generic[T]):
-    """What is costly to find out. One answer serves all who asked before it was looked for; callable on any thread."""
-
-    def __init__(self, find: Callable[[], T]) -> None:
-        self._find = find
-        self._lock = threading.Lock()
-        self._began = -math.inf
-
-    def get(self) -> T:
-        """As it is now, or was at a moment after this was called. Blocks."""
-        asked = time.monotonic()
-        with self._lock:
-            if self._began < asked:
-                self._began = time.monotonic()
-                self._found = self._find()
-            return self._found
 
 
 class Steps:

@@ -14,7 +14,7 @@ from typing import Any
 from asyncflow.backends.body import cancelled_outcome, close_loop, task_error
 from asyncflow.backends.contract import Kind, Outcome, Place, WorkItem
 from asyncflow.backends.executable import Cancelled, run_executable
-from asyncflow.backends.launch import Launch, LocalLaunch
+from asyncflow.backends.launch import LocalLaunch
 from asyncflow.backends.orphans import Family
 from asyncflow.backends.own_process import run_function
 from asyncflow.description import TaskDescription
@@ -29,14 +29,15 @@ class Runtime:
         family: Family,
         *,
         owns_environment: bool = False,
-        launch: Callable[[WorkItem, Family], Launch] = LocalLaunch,
+        execute: Callable[[WorkItem, Any], Any] | None = None,
     ) -> None:
         """`owns_environment`: the process was started with what its calls ask of their environment.
 
-        `launch` is how executables are launched.
+        `execute` does with an executable's item, and what its function returned, what is to be done; the default runs
+        the command here.
         """
         self.family = family
-        self._launch = launch
+        self._execute = self._execute_here if execute is None else execute
         self._owns_environment = owns_environment
 
     def call(self, item: WorkItem, place: Place, started: float) -> Outcome:
@@ -71,9 +72,12 @@ class Runtime:
         if type(value) is types.CoroutineType:
             value = _run_alone(value)
         if definition.kind is Kind.EXECUTABLE:
-            self.family.guard()
-            return run_executable(item, value, self._launch(item, self.family))
+            return self._execute(item, value)
         return value
+
+    def _execute_here(self, item: WorkItem, returned: Any) -> str:
+        self.family.guard()
+        return run_executable(item, returned, LocalLaunch(item, self.family))
 
     def _needs_process(self, description: TaskDescription | None) -> bool:
         if description is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 
@@ -164,7 +165,8 @@ class RecordingReporter:
     Made on the event loop of the test; reports may come from any thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, work_dir: str = ".asyncflow") -> None:
+        self.work_dir = os.path.abspath(work_dir)
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         #: Every report in the order in which it came: which, and what it said.

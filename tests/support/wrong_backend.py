@@ -75,6 +75,7 @@ class WrongReporter:
 
     def __init__(self, backend: WrongBackend) -> None:
         self._backend = backend
+        self.work_dir = backend.reporter.work_dir
 
     def started(self, item: WorkItem, place: Place, time: float) -> None:
         self._backend.running.add(item)

@@ -26,11 +26,13 @@ from asyncflow.backends import payload
 from asyncflow.backends.aside import aside
 from asyncflow.backends.contract import Loss, Outcome, Place, WorkItem
 from asyncflow.backends.dask.wire import Message, Wire
+from asyncflow.backends.launch import LEFTOVER_GRACE
 from asyncflow.backends.machine import usable_gpus
-from asyncflow.backends.orphans import Family
+from asyncflow.backends.orphans import ATTEMPT, Family, end, marks, sweep
 from asyncflow.backends.payload import PackedCall, PackedError, PackedFunction, Segment
 from asyncflow.backends.processes.pool import Pool
 from asyncflow.backends.resources import Ledger
+from asyncflow.backends.shared import Shared
 from asyncflow.description import Resources
 from asyncflow.version import installed_version
 
@@ -70,6 +72,8 @@ class Presence:
     host: str
     pid: int
     total: Resources
+    #: Ids of its GPUs.
+    gpus: tuple[str, ...]
 
 
 def versions() -> tuple[str, str]:
@@ -109,6 +113,8 @@ class Agent:
         self._holds: dict[str, threading.Event] = {}
         self._holding = threading.Lock()
         self._ended = False
+        #: Processes on this node by their attempts' marks.
+        self._attempts = Shared(lambda: marks(ATTEMPT))
         self._wire: Wire | None = None
         self._pool: Pool | None = None
 
@@ -128,7 +134,7 @@ class Agent:
         total, gpus = self._resources()
         self._pool = self._make_pool(total, gpus)
         self._pool.thread.start()
-        wire.post("hello", (Presence(*versions(), _host(), os.getpid(), total),))
+        wire.post("hello", (Presence(*versions(), _host(), os.getpid(), total, gpus),))
         grace = 0.0  # an engine that is gone without a word was killed
         try:
             async for message in wire.messages():
@@ -222,10 +228,28 @@ class Agent:
     def _on_release(self, data: tuple[Any, ...], _: Sequence[Segment]) -> None:
         self.hold(data[0]).set()
 
+    def _on_strike(self, data: tuple[Any, ...], _: Sequence[Segment]) -> None:
+        self._keep(asyncio.ensure_future(self._strike(*data)))
+
+    async def _strike(self, question: int, mark: str, number: int) -> None:
+        """Send a signal to what runs here of an attempt that is none of the pool's; answers how many processes."""
+        found = await aside(lambda: self._attempts.get().get(mark, []))
+        end(found, number)
+        self._say("answer", (question, len(found)))
+
+    def _on_sweep(self, data: tuple[Any, ...], _: Sequence[Segment]) -> None:
+        self._keep(asyncio.ensure_future(self._sweep(*data)))
+
+    async def _sweep(self, question: int, mark: str) -> None:
+        """End what such an attempt has left here."""
+        if await aside(lambda: self._attempts.get().get(mark, [])):
+            await aside(lambda: sweep(ATTEMPT, mark, grace=LEFTOVER_GRACE))
+        self._say("answer", (question, True))
+
     def _on_run(self, data: tuple[Any, ...], segments: Sequence[Segment]) -> None:
-        key, number, uid, attempt, directory, solo, name, large, sources = data
+        key, number, uid, attempt, directory, solo, gpus, name, large, sources = data
         item = WorkItem(self._definitions[number], (), {}, uid=uid, attempt=attempt)
-        item.directory, item.component, item.solo = directory, key, solo
+        item.directory, item.component, item.solo, item.gpus = directory, key, solo, gpus
         self._items[key] = item
         self._keeping[key] = name, large
         if sources:

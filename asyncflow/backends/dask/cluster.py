@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from distributed.security import Security
 
 from asyncflow.backends.allocation import Allocation
 from asyncflow.backends.aside import aside
+from asyncflow.backends.dask.connection import Connection, address_of
+from asyncflow.backends.dask.job_steps import JobSteps
 from asyncflow.backends.dask.jobs import Jobs
 from asyncflow.backends.dask.own import OwnCluster
 from asyncflow.description import Resources
@@ -22,41 +25,6 @@ _LEGAL = "an address ('tcp://host:port'), a scheduler file, a Dask Client or clu
 
 
 _ADDRESS = re.compile(r"\w+://|[\w.-]+:\d+$")
-
-
-class Connection:
-    """A cluster that runs, a client of ours on it, and what of these we must close. On the backend's own loop."""
-
-    def __init__(self, client: Client, own_cluster: Any = None, *, may_grow: bool = True) -> None:
-        self.client = client
-        #: The allocation on all of whose nodes it stands, and nowhere else.
-        self.allocation: Allocation | None = None
-        #: Whether it may come to have other workers than it has, when these are asked for.
-        self.may_grow = may_grow
-        self._own_cluster = own_cluster
-
-    @property
-    def address(self) -> str:
-        """Of the scheduler."""
-        return _address(self.client)
-
-    async def workers(self) -> dict[str, str]:
-        """The names of the workers that there are now, by address."""
-        scheduler: Any = self.client.scheduler
-        info = await scheduler.identity(n_workers=-1)
-        return {address: str(worker["name"]) for address, worker in info["workers"].items()}
-
-    @property
-    def security(self) -> Security:
-        """With which everything here is connected."""
-        return self.client.security  # type: ignore[no-any-return]  # untyped
-
-    async def close(self) -> None:
-        """Close the client, and the cluster where it is ours."""
-        client: Any = self.client
-        await client.close()
-        if self._own_cluster is not None:
-            await self._own_cluster.close()
 
 
 def check(where: Any) -> None:
@@ -89,7 +57,7 @@ async def connect(wish: Wish) -> Connection:
         address = jobs.scheduler_address
         return await _connected(jobs, grows, wish.timeout, address=address, security=jobs.security)
     if isinstance(where, Client):
-        return Connection(await _client(wish.timeout, address=_address(where), security=where.security))
+        return Connection(await _client(wish.timeout, address=address_of(where), security=where.security))
     if isinstance(where, Cluster):
         cluster: Any = where
         return Connection(await _client(wish.timeout, address=cluster.scheduler_address, security=cluster.security))
@@ -107,7 +75,9 @@ async def _start(wish: Wish) -> Connection:
         await own.close()
         raise
     connection = await _connected(own, False, wish.timeout, address=own.address, security=wish.security)
-    connection.allocation = allocation
+    if allocation is not None:
+        connection.steps = partial(JobSteps, allocation)
+        connection.memory_per_core = allocation.memory_per_core
     return connection
 
 
@@ -124,10 +94,3 @@ async def _client(timeout: float, **options: Any) -> Client:
     client: Any = Client(**options, asynchronous=True, set_as_default=False, timeout=timeout)
     await client
     return client  # type: ignore[no-any-return]  # awaiting it is untyped
-
-
-def _address(client: Client) -> str:
-    scheduler: Any = client.scheduler
-    if scheduler is None:
-        raise ConnectionError("the Dask client is closed")
-    return str(scheduler.address)

@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from asyncflow.backends import payload
 from asyncflow.backends.body import cancelled_outcome
-from asyncflow.backends.contract import Definition, Kind, Loss, Outcome, Place, Reporter, WorkItem
-from asyncflow.backends.dask.node import Job, Node
+from asyncflow.backends.contract import Definition, Kind, Loss, Outcome, Place, Reports, WorkItem
+from asyncflow.backends.dask.node import Job, Node, Share
 from asyncflow.backends.dask.placing import rank_of, spread
 from asyncflow.backends.dask.results import (
     Call,
@@ -27,8 +27,6 @@ from asyncflow.backends.dask.results import (
     with_values,
 )
 from asyncflow.backends.payload import Segment
-from asyncflow.backends.step_runner import StepRunner
-from asyncflow.description import Resources
 from asyncflow.errors import ResultLostError, UnsatisfiableRequestError
 
 _log = logging.getLogger("asyncflow")
@@ -42,10 +40,23 @@ _WEIGHT = 0.1
 _MAX_LOSSES = 3
 
 
+class Steps(Protocol):
+    """What runs executables beside the agents, on nodes that it is given. Called on the backend's own loop."""
+
+    def run(self, item: WorkItem, shares: Sequence[Share]) -> None:
+        """Run `item` there; its end is reported."""
+
+    def cancel(self, item: WorkItem) -> None:
+        """End `item`."""
+
+    async def stop(self, grace: float) -> None:
+        """Cancel what runs, and wait until it is dead and reported."""
+
+
 class Dispatcher:
     """Jobs that wait, the nodes, and what is where."""
 
-    def __init__(self, backend: Any, session: str, concurrency: int, large: int, reporter: Reporter) -> None:
+    def __init__(self, backend: Any, session: str, concurrency: int, large: int, reporter: Reports) -> None:
         """`concurrency` is coroutines a core, `large` the bytes from which a result stays on the cluster."""
         self._backend = backend
         self._session = session
@@ -53,9 +64,9 @@ class Dispatcher:
         self._concurrency = concurrency
         self._reporter = reporter
         self._here = Place(backend.name)
-        #: Runs executables as job steps; None outside of an allocation.
-        self.steps: StepRunner | None = None
-        #: MB (10**6 bytes) that a job step takes for each core where its task names no memory.
+        #: Runs executables as steps of their own; None where the agents do.
+        self.steps: Steps | None = None
+        #: MB (10**6 bytes) that a step takes for each core where its task names no memory.
         self.memory_per_core = 0
         self._keys = count(1)
         self.nodes: list[Node] = []
@@ -157,7 +168,7 @@ class Dispatcher:
             return
         if job.node is not None:
             job.node.wire.post("cancel", (job.key,))
-        elif job.step is not None and self.steps is not None:
+        elif job.shares is not None and self.steps is not None:
             self.steps.cancel(item)
         else:
             self.assign()
@@ -167,7 +178,7 @@ class Dispatcher:
         for queue in (self._calls, self._coroutines, self._holders):
             while queue:
                 self._end(queue.popleft(), cancelled_outcome(self._here))
-        for job in [job for job in self._jobs.values() if job.node is None and job.step is None]:
+        for job in [job for job in self._jobs.values() if job.node is None and job.shares is None]:
             self._end(job, cancelled_outcome(self._here))
 
     def abandon(self) -> None:
@@ -264,16 +275,10 @@ class Dispatcher:
 
     def _begin_step(self, job: Job, ranks: dict[Node, int]) -> None:
         """Run a step where there is room for it, once what it works on is here."""
-        rank = job.rank
-        job.step = {
-            node: Resources(count * rank.cores, count * rank.gpus, count * rank.memory) for node, count in ranks.items()
-        }
-        for node, held in job.step.items():
-            node.begin_step(held)
-        placed = {node.name: count for node, count in ranks.items()}
-        gather_values(self.results, job.call.inputs.values(), partial(self._run_step, job, placed))
+        job.shares = [node.begin_step(count, job.rank) for node, count in ranks.items()]
+        gather_values(self.results, job.call.inputs.values(), partial(self._run_step, job))
 
-    def _run_step(self, job: Job, placed: dict[str, int], values: dict[str, Any], error: BaseException | None) -> None:
+    def _run_step(self, job: Job, values: dict[str, Any], error: BaseException | None) -> None:
         item = job.item
         try:
             if error is not None:
@@ -283,8 +288,8 @@ class Dispatcher:
         except BaseException as failed:
             self._end(job, self._failed(failed))
             return
-        if self.steps is not None:
-            self.steps.run(item, placed)
+        if self.steps is not None and job.shares is not None:
+            self.steps.run(item, job.shares)
 
     def step_started(self, item: WorkItem, place: Place, began: float) -> None:
         """A job step runs."""
@@ -367,6 +372,8 @@ class Dispatcher:
             self.results.received(data[0], segments if verb == "value" else None)
         elif verb == "copied":
             self.results.copied(data[0], node)
+        elif verb == "answer":
+            node.answered(*data)
 
     def _on_started(self, node: Node, key: int, began: float, place: Place) -> None:
         job = node.out.get(key)
@@ -423,9 +430,9 @@ class Dispatcher:
 
     def _forget(self, job: Job) -> None:
         self._jobs.pop(job.item, None)
-        for node, held in (job.step or {}).items():
-            node.end_step(held)
-        job.step = None
+        for share in job.shares or ():
+            share.node.end_step(share)
+        job.shares = None
         for result in job.call.inputs.values():
             self.results.release(result)
 
@@ -477,6 +484,7 @@ class Dispatcher:
         if node not in self.nodes:
             return
         self.nodes.remove(node)
+        node.silence()
         self.results.lose(node)
         begun = [job for job in node.out.values() if job.begun is not None]
         for key, job in reversed(list(node.out.items())):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
+from itertools import count
+from typing import Any, NamedTuple
+
 from asyncflow.backends.contract import Definition, Place, WorkItem
 from asyncflow.backends.dask.agent import Presence
 from asyncflow.backends.dask.results import Call, Result
@@ -14,6 +19,15 @@ from asyncflow.description import Resources
 _AHEAD = 0.01
 #: The most calls ahead of each core, however short they are.
 _MOST = 500
+
+
+class Share(NamedTuple):
+    """What one executable that runs beside the agents has of a node."""
+
+    node: Node
+    ranks: int
+    held: Resources
+    gpus: tuple[str, ...]
 
 
 class Node:
@@ -31,15 +45,18 @@ class Node:
         #: How many of these are plain calls, and coroutines.
         self.calls = 0
         self.coroutines = 0
-        #: What the others of these hold, and the job steps beside them.
+        #: What the others of these hold, and the executables beside its agent.
         self._held = Resources()
-        #: How many job steps hold something here.
+        #: How many executables that run beside its agent hold something here.
         self.steps = 0
         #: The job that it is kept free for.
         self.reserved: Job | None = None
         #: Whether it was asked to give back what it has not begun.
         self.recalled = False
         self._definitions = KnownDefinitions(wire.post)
+        self._free_gpus = deque(presence.gpus)
+        self._numbers = count()
+        self._questions: dict[int, asyncio.Future[Any]] = {}
 
     def place(self) -> Place:
         """Where its agent is."""
@@ -86,7 +103,8 @@ class Node:
         job.sources = {name: next(iter(result.holders)) for name, result in job.call.inputs.items()}
         sources = {name: holder.address for name, holder in job.sources.items()}
         item = job.item
-        about = item.uid, item.attempt, item.directory, item.solo
+        job.gpus = self._take_gpus(job.request.gpus)
+        about = item.uid, item.attempt, item.directory, item.solo, job.gpus
         self.wire.post(
             "run", (job.key, self._number(job.call), *about, job.name, job.large, sources), job.call.segments
         )
@@ -97,7 +115,12 @@ class Node:
         if job is not None:
             job.node = None
             self._count(job, -1)
+            self._free_gpus.extend(job.gpus)
         return job
+
+    def _take_gpus(self, number: int) -> tuple[str, ...]:
+        """Chosen here, not by the agent: it knows nothing of executables that run beside it."""
+        return tuple(self._free_gpus.popleft() for _ in range(number))
 
     def _count(self, job: Job, sign: int) -> None:
         if job.kind == "call":
@@ -115,10 +138,30 @@ class Node:
             held.memory + sign * request.memory,
         )
 
-    # --- job steps beside its agent ----------------------------------------------------------------------------------
+    # --- questions to its agent --------------------------------------------------------------------------------------
+
+    def ask(self, verb: str, *data: Any) -> asyncio.Future[Any]:
+        """What its agent answers; None where its connection ends first."""
+        number = next(self._numbers)
+        answer = self._questions[number] = asyncio.get_running_loop().create_future()
+        self.wire.post(verb, (number, *data))
+        return answer
+
+    def answered(self, number: int, answer: Any) -> None:
+        """Its agent has answered."""
+        question = self._questions.pop(number)
+        if not question.done():
+            question.set_result(answer)
+
+    def silence(self) -> None:
+        """It will not answer any more."""
+        for number in list(self._questions):
+            self.answered(number, None)
+
+    # --- executables beside its agent --------------------------------------------------------------------------------
 
     def room(self, rank: Resources, *, empty: bool = False) -> int:
-        """How many ranks of a job step have room here, now or were it `empty`."""
+        """How many ranks of such an executable have room here, now or were it `empty`."""
         held = Resources() if empty else self._held
         cores = self.total.cores if empty else self.free_cores
         free = (
@@ -128,15 +171,18 @@ class Node:
         )
         return max(0, min(have // want for have, want in free if want))
 
-    def begin_step(self, held: Resources) -> None:
-        """A job step holds this."""
+    def begin_step(self, ranks: int, rank: Resources) -> Share:
+        """So many ranks of one run here from now on."""
         self.steps += 1
+        held = Resources(ranks * rank.cores, ranks * rank.gpus, ranks * rank.memory)
         self._hold(held, 1)
+        return Share(self, ranks, held, self._take_gpus(held.gpus))
 
-    def end_step(self, held: Resources) -> None:
-        """It holds it no more."""
+    def end_step(self, share: Share) -> None:
+        """They have ended."""
         self.steps -= 1
-        self._hold(held, -1)
+        self._hold(share.held, -1)
+        self._free_gpus.extend(share.gpus)
 
     def _number(self, call: Call) -> int:
         """Under which number its agent knows a function."""
@@ -147,7 +193,21 @@ class Node:
 class Job:
     """One item on its way over the cluster, or one run of a call whose result was lost."""
 
-    __slots__ = ("begun", "call", "item", "key", "kind", "large", "name", "node", "rank", "remakes", "sources", "step")
+    __slots__ = (
+        "begun",
+        "call",
+        "gpus",
+        "item",
+        "key",
+        "kind",
+        "large",
+        "name",
+        "node",
+        "rank",
+        "remakes",
+        "shares",
+        "sources",
+    )
 
     def __init__(self, key: int, item: WorkItem, call: Call, name: str, large: int) -> None:
         self.key = key
@@ -156,7 +216,7 @@ class Job:
         #: Under which its result is kept on the cluster, from `large` bytes on.
         self.name = name
         self.large = large
-        #: "call", "coroutine", "holder" of named resources, or "step".
+        #: "call", "coroutine", "holder" of named resources, or "step": an executable beside the agents.
         self.kind = "holder"
         if item.definition.shares_worker:
             self.kind = "coroutine"
@@ -165,10 +225,12 @@ class Job:
         self.node: Node | None = None
         #: Which nodes its agent was told to get its inputs from.
         self.sources: dict[str, Node] = {}
-        #: What each rank of a job step holds.
+        #: Ids of the GPUs that it has on its node.
+        self.gpus: tuple[str, ...] = ()
+        #: What each rank of a step holds.
         self.rank = Resources()
-        #: What a job step holds of which nodes; None where it has not begun, or is none.
-        self.step: dict[Node, Resources] | None = None
+        #: What a step has of which nodes; None where it has not begun, or is none.
+        self.shares: list[Share] | None = None
         #: When it began, as far as was reported.
         self.begun: float | None = None
         #: The lost result that this makes again; then the engine knows nothing of it.

@@ -10,15 +10,14 @@ from typing import Any
 
 from distributed.comm.core import connect
 
-from asyncflow.backends.contract import Loss, Outcome, Place, Reporter, WorkItem
+from asyncflow.backends.contract import Loss, Outcome, Place, Reports, WorkItem
 from asyncflow.backends.dask import agent
 from asyncflow.backends.dask.agent import Options, Presence
-from asyncflow.backends.dask.cluster import Connection
+from asyncflow.backends.dask.connection import Connection
 from asyncflow.backends.dask.demand import Demand
 from asyncflow.backends.dask.dispatcher import Dispatcher
 from asyncflow.backends.dask.node import Node
 from asyncflow.backends.dask.wire import Wire
-from asyncflow.backends.step_runner import StepRunner
 from asyncflow.description import Resources
 from asyncflow.errors import BackendStartError, InternalError, WorkerRefusedError
 
@@ -44,7 +43,7 @@ class Session:
         options: Options,
         large: int,
         patience: float | None,
-        reporter: Reporter,
+        reporter: Reports,
     ) -> None:
         """`patience` is seconds without any worker after which nothing is waited for any more; None is for ever."""
         self._backend = backend
@@ -52,12 +51,10 @@ class Session:
         self._options = options
         self._reporter = reporter
         self.dispatcher = Dispatcher(backend, options.session, options.concurrency, large, reporter)
-        if connection.allocation is not None:
+        if connection.steps is not None:
             reports = StepReports(self.dispatcher)
-            self.dispatcher.steps = StepRunner(
-                connection.allocation, reports, name=f"{backend.name}-step", grace=options.grace
-            )
-            self.dispatcher.memory_per_core = connection.allocation.memory_per_core
+            self.dispatcher.steps = connection.steps(reports, name=f"{backend.name}-step", grace=options.grace)
+            self.dispatcher.memory_per_core = connection.memory_per_core
         self._tasks: set[asyncio.Task[Any]] = set()
         #: What stays with each worker that is in use, or was refused, by address.
         self._uses: dict[str, asyncio.Task[None]] = {}
@@ -206,16 +203,9 @@ class Session:
     # --- the scheduler goes ------------------------------------------------------------------------------------------
 
     async def _watch_scheduler(self) -> None:
-        """A connection that says nothing ends when the scheduler does."""
-        address = self._connection.address
-        with contextlib.suppress(OSError):
-            comm = await connect(address, _ANSWER, **self._connection.security.get_connection_args("client"))
-            try:
-                await comm.read()
-            finally:
-                comm.abort()
+        reason = await self._connection.ended()
         if not self._closing:
-            self._gone = f"the Dask scheduler at {address} is gone"
+            self._gone = reason
             self._changed.set()
             self.dispatcher.fail(self._gone)
 
@@ -244,7 +234,7 @@ class Session:
 
 
 class StepReports:
-    """Brings what job steps report to the backend's loop."""
+    """Brings what executables beside the agents report to the backend's loop."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -257,13 +247,13 @@ class StepReports:
         self._loop.call_soon_threadsafe(self._dispatcher.step_ended, item, outcome)
 
     def lost(self, item: WorkItem, loss: Loss) -> None:
-        raise InternalError("a job step has no worker to lose")
+        raise InternalError("an executable has no worker to lose")
 
     def broken(self, reason: str) -> None:
-        raise InternalError("job steps cannot break as a whole")
+        raise InternalError("executables cannot break as a whole")
 
     def resized(self) -> None:
-        raise InternalError("job steps have no size")
+        raise InternalError("executables have no size")
 
 
 _KINDS = ("cores", "gpus", "memory")

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from asyncflow.backends import payload
 from asyncflow.backends.body import cancelled_outcome
-from asyncflow.backends.contract import Definition, Kind, Loss, Outcome, Place, Reporter, WorkItem
+from asyncflow.backends.contract import Definition, Kind, Loss, Outcome, Place, Reports, WorkItem
 from asyncflow.backends.launch import asked_variables, attempt_mark
 from asyncflow.backends.orphans import ATTEMPT, Family, sweep
 from asyncflow.backends.payload import Segment
@@ -65,7 +65,7 @@ class Pool:
         family: Family,
         env: Mapping[str, str],
         concurrency: int,
-        reporter: Reporter,
+        reporter: Reports,
     ) -> None:
         self._name = name
         self._size = size
