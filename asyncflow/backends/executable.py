@@ -20,7 +20,7 @@ from asyncflow.backends.launch import Launch
 from asyncflow.errors import CommandError, CommandNotFoundError, CommandStartError, ExecutableError
 
 #: How much of stderr is kept for the error's message, in bytes.
-_TAIL = 64 * 1024
+TAIL = 64 * 1024
 #: To start a process holds the GIL until its program begins: of many threads that do so at once, few may, or an event
 #: loop beside them gets no turn for long.
 _STARTS = threading.Semaphore(4)
@@ -200,7 +200,7 @@ class Process:
         self.returncode = process.wait()
         if self._item.cancelled:
             raise Cancelled
-        return bytes(collector.output), bytes(collector.errors[-_TAIL:])
+        return bytes(collector.output), bytes(collector.errors[-TAIL:])
 
     def _until_exit(self, process: subprocess.Popen[bytes], collector: _Collector) -> None:
         while not collector.exited:
@@ -227,20 +227,22 @@ def _stdio(
 ) -> tuple[IO[bytes], IO[bytes]] | tuple[None, None]:
     if directory is None:
         return None, None
+    output, errors = output_files(item, directory)
+    return files.enter_context(open(output, "r+b")), files.enter_context(open(errors, "r+b"))
+
+
+def output_files(item: WorkItem, directory: str) -> tuple[str, str]:
+    """The paths of new files, its owner's alone, for what the command of `item` writes to stdout and stderr."""
     Path(directory).mkdir(parents=True, exist_ok=True, mode=0o700)
-    stem = Path(directory) / f"{item.uid}.{item.attempt}"
-    return _private_file(f"{stem}.out", files), _private_file(f"{stem}.err", files)
-
-
-def _private_file(path: str, files: contextlib.ExitStack) -> IO[bytes]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.close(descriptor)
-    return files.enter_context(open(path, "r+b"))
+    paths = f"{directory}/{item.uid}.{item.attempt}.out", f"{directory}/{item.uid}.{item.attempt}.err"
+    for path in paths:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
+    return paths
 
 
 def _tail_of(file: IO[bytes]) -> bytes:
     size = os.fstat(file.fileno()).st_size
-    return os.pread(file.fileno(), _TAIL, max(0, size - _TAIL))
+    return os.pread(file.fileno(), TAIL, max(0, size - TAIL))
 
 
 def _close_pipes(process: subprocess.Popen[bytes]) -> None:
@@ -307,8 +309,8 @@ class _Collector:
             self._selector.unregister(pipe)
             return False
         kept += data
-        if kept is self.errors and len(kept) > 4 * _TAIL:
-            del kept[:-_TAIL]
+        if kept is self.errors and len(kept) > 4 * TAIL:
+            del kept[:-TAIL]
         return True
 
 

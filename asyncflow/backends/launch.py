@@ -18,7 +18,7 @@ from asyncflow.errors import CommandError
 
 #: Open MPI binds ranks to the first cores, whoever else is bound there, and refuses more ranks than physical cores.
 #: The backend has already counted the cores; both settings, for Open MPI 4 and 5, leave placing to the kernel.
-_OPEN_MPI = {
+OPEN_MPI = {
     "OMPI_MCA_hwloc_base_binding_policy": "none",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
@@ -166,7 +166,7 @@ def environment(
     """The environment of a process started for `item`: `inherited`, what the task asks for, and the marks."""
     variables = {name: value for name, value in inherited.items() if not _of_launcher(name)}
     if item.definition.description is not None and item.definition.description.ranks > 1:
-        variables.update(_OPEN_MPI)
+        variables.update(OPEN_MPI)
     variables.update(extra)
     variables.update(asked_variables(item))
     variables[SESSION] = family.session

@@ -30,6 +30,7 @@ _OWN = {
     "threads": "asyncflow.backends.threads:ThreadBackend",
     "processes": "asyncflow.backends.processes:ProcessBackend",
     "dask": "asyncflow.backends.dask:DaskBackend",
+    "radical": "asyncflow.backends.radical:RadicalPilotBackend",
     "noop": "asyncflow.backends.noop:NoopBackend",
 }
 

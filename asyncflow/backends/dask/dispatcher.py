@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -212,9 +213,12 @@ class Dispatcher:
         self._assign_each(self._coroutines, self._node_for_coroutine)
         self._watch()
 
-    def _assign_each(self, queue: deque[Job], find: Callable[[Job], Node | None]) -> None:
+    def _assign_each(self, queue: deque[Job], find: Callable[[Job], Node | None], before: float = math.inf) -> None:
+        """Those that came `before` a job with this key."""
         while queue:
             job = queue[0]
+            if job.key > before:
+                return
             if job.item.cancelled:
                 self._end(queue.popleft(), cancelled_outcome(self._here))
                 continue
@@ -231,6 +235,7 @@ class Dispatcher:
             self._unreserve(job)
             self._end(job, cancelled_outcome(self._here))
         for job in list(self._holders):
+            self._assign_each(self._calls, self._node_for_call, before=job.key)
             if self._place(job):
                 self._holders.remove(job)
                 self._unreserve(job)

@@ -12,11 +12,11 @@ from asyncflow.backends.dask.interfaces import own_address
 _DEATH = 60
 
 
-def main(scheduler: str, interface: str | None, cores: int, memory: int, gpus: int) -> None:
+def main(scheduler: str, interface: str | None, cores: int, memory: int, gpus: int, name: str | None = None) -> None:
     """Become a worker of `scheduler`, of this size (memory in MB), that listens on `interface` alone."""
     host = own_address(interface, scheduler)
     # SLURM's name of the node: several of a test cluster share a host name.
-    name = os.environ.get("SLURMD_NODENAME") or host
+    name = name or os.environ.get("SLURMD_NODENAME") or host
     options = {
         "--host": host,
         # Of its web server, which there is without a dashboard too.

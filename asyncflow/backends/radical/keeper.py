@@ -1,0 +1,329 @@
+"""The program that holds a pilot: RADICAL-Pilot's session, and the scheduler of the Dask workers on the pilot.
+
+A process of its own, because RADICAL-Pilot takes over the one that it is in: its environment, threads that hold up the
+end of the interpreter, children that see its forks. It outlives a killed engine for as long as it takes to end all that
+it has started, and serves one engine after the other where it is told to stay.
+
+    python -m asyncflow.backends.radical.keeper FOLDER      # says on stdout how it fares, ends when stdin does
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from distributed import Scheduler
+from distributed.comm.core import Comm
+from distributed.core import Status
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+from asyncflow.backends.dask.interfaces import own_address
+from asyncflow.backends.dask.security import variables_of
+from asyncflow.backends.dask.wire import Wire
+from asyncflow.backends.radical import held
+from asyncflow.backends.radical.description import slot
+from asyncflow.backends.radical.files import Files
+from asyncflow.backends.radical.helpers import OVERLAP, Helpers
+from asyncflow.backends.radical.messages import HANDLER, PilotNode, TaskState
+from asyncflow.backends.radical.order import Order
+from asyncflow.backends.radical.pulse import Pulse
+
+_log = logging.getLogger("asyncflow")
+
+#: Seconds that RADICAL-Pilot gets to start a session.
+_OPENING = 120.0
+#: Seconds that Dask's workers get to end by themselves.
+_RETIRING = 3.0
+#: Seconds that RADICAL-Pilot gets to end a pilot and its session.
+_CLOSING = 45.0
+#: Seconds that the tasks of an engine that is gone get to end.
+_CLEANING = 20.0
+
+
+class Keeper:
+    """Holds one pilot until it is told to end, or the pilot ends. Runs on the event loop, but for what blocks."""
+
+    def __init__(self, files: Files, order: Order, news: Callable[[dict[str, Any]], None]) -> None:
+        """`news` tells whoever started it."""
+        self._files = files
+        self._order = order
+        self._news = news
+        self._loop = asyncio.get_running_loop()
+        self._held = held.HeldPilot(files.session, files.folder, order, self._on_pilot_thread, self._on_task_thread)
+        self._work = Worker()
+        self._pulse = Pulse(self._probe)
+        self._helpers: Helpers | None = None
+        self._nodes: list[PilotNode] = []
+        self._scheduler: Any = None
+        #: Done with the reason when there is nothing more to do.
+        self._end: asyncio.Future[str] = self._loop.create_future()
+        self._active: asyncio.Future[None] = self._loop.create_future()
+        #: The engine that is served, who it is, and its tasks.
+        self._engine: Wire | None = None
+        self._engine_name = ""
+        self._out: dict[str, asyncio.Event] = {}
+        self._turn = asyncio.Lock()
+        self._probes = 0
+
+    async def run(self) -> None:
+        """Start everything, serve, and end everything."""
+        work = [asyncio.ensure_future(self._open()), asyncio.ensure_future(self._watch_pulse())]
+        reason = await self._end
+        self._tell_engine("broken", (reason,))
+        self._news({"failed": reason})
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        await self._close()
+
+    def end(self, reason: str) -> None:
+        """Let everything end; the first reason counts."""
+        if not self._end.done():
+            _log.warning("the end: %s", reason)
+            self._end.set_result(reason)
+
+    # --- its start ---------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        try:
+            await self._start()
+        except Exception as error:
+            _log.exception("the pilot could not be started")
+            self.end(str(error) or type(error).__name__)
+
+    async def _start(self) -> None:
+        security = self._files.security()
+        host = own_address("lo" if self._order.is_local else self._order.interface)
+        self._scheduler = Scheduler(
+            host=host, port=0, dashboard=False, dashboard_address=f"{host}:0", security=security
+        )
+        await self._scheduler
+        await asyncio.wait_for(self._work.done(self._held.open), _OPENING)
+        await self._active
+        self._nodes = await self._work.done(self._held.nodes)
+        if not self._nodes:
+            raise RuntimeError("the pilot has no node with a core")
+        address = str(self._scheduler.address)
+        self._helpers = Helpers(
+            self._files.session, self._order, self._nodes, address, variables_of(security), self._submit
+        )
+        self._scheduler.add_plugin(_Joined(self._helpers.joined), name="asyncflow-joined")
+        self._scheduler.handlers[HANDLER] = self._serve
+        self._files.note_address(address)
+        self._news({"ready": address})
+
+    # --- what RADICAL-Pilot tells, on its threads --------------------------------------------------------------------
+
+    def _on_pilot_thread(self, state: str) -> None:
+        self._loop.call_soon_threadsafe(self._on_pilot, state)
+
+    def _on_task_thread(self, task: TaskState) -> None:
+        self._loop.call_soon_threadsafe(self._on_task, task)
+
+    def _on_pilot(self, state: str) -> None:
+        self._news({"state": state})
+        if held.is_active(state) and not self._active.done():
+            self._active.set_result(None)
+        if held.is_final(state):
+            self.end(f"the pilot ended, as RADICAL-Pilot says with the state {state}")
+
+    def _on_task(self, task: TaskState) -> None:
+        if not (task.executed or task.final):
+            return
+        if task.final and task.exit_code is None and task.reason and not self._end.done():
+            _log.warning("task %s: %s: %s", task.uid, task.state, task.reason)
+        self._pulse.heard(task.uid, task.final)
+        if task.final and self._helpers is not None:
+            trouble = self._helpers.ended(task)
+            if trouble is not None:
+                self.end(trouble)
+        if task.uid in self._out:
+            self._tell_engine("task", (task,))
+            if task.final:
+                self._out.pop(task.uid).set()
+
+    # --- tasks -------------------------------------------------------------------------------------------------------
+
+    def _submit(self, description: Mapping[str, Any]) -> None:
+        self._pulse.sent(description["uid"])
+        self._work.soon(lambda: self._held.submit([description]), self.end)
+
+    def _probe(self) -> str:
+        """Submit a task that ends at once."""
+        self._probes += 1
+        uid = f"{self._files.session}.probe.{self._probes}"
+        place = slot(self._nodes[0], self._nodes[0].cores[:1], ())
+        self._submit({"uid": uid, "executable": "/bin/true", "slots": [place], "pre_launch": OVERLAP})
+        return uid
+
+    async def _watch_pulse(self) -> None:
+        await self._pulse.stops()
+        self.end("the pilot does not answer: tasks that end at once do not end there")
+
+    # --- engines -----------------------------------------------------------------------------------------------------
+
+    async def _serve(self, comm: Comm) -> Status:
+        """Serve an engine until its connection ends; one after the other."""
+        wire = Wire(comm)
+        if self._engine is not None:
+            wire.post("refused", (f"it serves {self._engine_name}",))
+            await wire.close()
+            return Status.dont_reply
+        self._engine = wire
+        async with self._turn:
+            try:
+                async for verb, data, _ in wire.messages():
+                    self._heed(verb, data)
+            finally:
+                self._engine = None
+                await self._clean()
+        return Status.dont_reply
+
+    def _heed(self, verb: str, data: tuple[Any, ...]) -> None:
+        if verb == "engine":
+            self._engine_name = data[0]
+            self._tell_engine("welcome", (self._files.session, self._nodes))
+            if self._end.done():
+                self._tell_engine("broken", (self._end.result(),))
+        elif verb == "submit":
+            self._out[data[0]["uid"]] = asyncio.Event()
+            self._submit(data[0])
+        elif verb == "cancel":
+            self._work.soon(lambda: self._held.cancel(data), self.end)
+        elif verb == "stop":
+            self.end("it was told to end")
+
+    def _tell_engine(self, verb: str, data: tuple[Any, ...]) -> None:
+        if self._engine is not None:
+            self._engine.post(verb, data)
+
+    async def _clean(self) -> None:
+        """End what an engine that is gone has left."""
+        if self._out and not self._end.done():
+            left = list(self._out)
+            self._work.soon(lambda: self._held.cancel(left), self.end)
+            with contextlib.suppress(asyncio.TimeoutError):
+                waiting = asyncio.gather(*(event.wait() for event in list(self._out.values())))
+                await asyncio.wait_for(waiting, _CLEANING)
+        self._out.clear()
+
+    # --- its end -----------------------------------------------------------------------------------------------------
+
+    async def _close(self) -> None:
+        if self._scheduler is not None:
+            with contextlib.suppress(Exception):
+                leaving = self._scheduler.retire_workers(list(self._scheduler.workers), close_workers=True, remove=True)
+                await asyncio.wait_for(leaving, _RETIRING)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._work.done(self._held.close), _CLOSING)
+            self._files.note_closed()
+        if self._scheduler is not None:
+            await self._scheduler.close()
+
+
+class Worker:
+    """The thread on which RADICAL-Pilot is called, in order."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name="radical", daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            self._calls.get()()
+
+    def soon(self, call: Callable[[], None], failed: Callable[[str], None]) -> None:
+        """Have it called; `failed` is called on the loop where that raises."""
+        loop = asyncio.get_running_loop()
+
+        def guarded() -> None:
+            try:
+                call()
+            except Exception as error:
+                _log.exception("RADICAL-Pilot refused a call")
+                loop.call_soon_threadsafe(failed, f"RADICAL-Pilot refused a call: {type(error).__name__}: {error}")
+
+        self._calls.put(guarded)
+
+    async def done(self, call: Callable[[], Any]) -> Any:
+        """What it gives, or raises."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def settle(value: Any, error: BaseException | None) -> None:
+            if not future.done():
+                future.set_exception(error) if error is not None else future.set_result(value)
+
+        def guarded() -> None:
+            try:
+                value, error = call(), None
+            except BaseException as raised:
+                value, error = None, raised if isinstance(raised, Exception) else RuntimeError(repr(raised))
+            loop.call_soon_threadsafe(settle, value, error)
+
+        self._calls.put(guarded)
+        return await future
+
+
+class _Joined(SchedulerPlugin):
+    """Tells when a worker has come up."""
+
+    def __init__(self, joined: Callable[[], None]) -> None:
+        self._joined = joined
+
+    def add_worker(self, scheduler: Any, worker: str) -> None:
+        self._joined()
+
+
+async def _keep(folder: Path) -> None:
+    def news(message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # nobody listens any more
+            os.write(told, f"{json.dumps(message)}\n".encode())
+
+    # RADICAL-Pilot prints: what it prints belongs in the log.
+    told = os.dup(1)
+    os.set_inheritable(told, False)
+    os.dup2(2, 1)
+    files = Files(folder)
+    keeper = Keeper(files, Order.loads(files.order.read_text()), news)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, keeper.end, f"it was ended by {signal.Signals(number).name}")
+    if not files.stays:
+        _call_at_end_of_input(lambda: loop.call_soon_threadsafe(keeper.end, "its engine has ended"))
+    await keeper.run()
+
+
+def _call_at_end_of_input(call: Callable[[], Any]) -> None:
+    def read() -> None:
+        while os.read(0, 1 << 16):
+            pass
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            call()
+
+    threading.Thread(target=read, name="lifeline", daemon=True).start()
+
+
+def main(folder: str) -> None:
+    """Hold the pilot that is described in `folder`."""
+    logging.basicConfig(format="%(asctime)s %(name)s %(message)s")
+    try:
+        asyncio.run(_keep(Path(folder)))
+    finally:
+        # Threads of RADICAL-Pilot's may hold up the end of the interpreter for ever.
+        sys.stderr.flush()
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
