@@ -78,6 +78,7 @@ async def _start(wish: Wish) -> Connection:
     if allocation is not None:
         connection.steps = partial(JobSteps, allocation)
         connection.memory_per_core = allocation.memory_per_core
+        connection.sizes = [node.resources for node in allocation.nodes]
     return connection
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from distributed import Client
@@ -11,6 +12,7 @@ from distributed.security import Security
 
 from asyncflow.backends.contract import Reports
 from asyncflow.backends.dask.dispatcher import Steps
+from asyncflow.description import Resources
 
 #: Seconds for a scheduler that is known to run to answer.
 _ANSWER = 30.0
@@ -32,6 +34,8 @@ class Connection:
         self.steps: MakeSteps | None = None
         #: MB (10**6 bytes) that such an executable holds for each core where its task names no memory.
         self.memory_per_core = 0
+        #: What each of its workers has, where that is known before they have come; it has no others then.
+        self.sizes: Sequence[Resources] = ()
         #: Whether it may come to have other workers than it has, when these are asked for.
         self.may_grow = may_grow
         self._own_cluster = own_cluster

@@ -69,6 +69,8 @@ class Dispatcher:
         self.steps: Steps | None = None
         #: MB (10**6 bytes) that a step takes for each core where its task names no memory.
         self.memory_per_core = 0
+        #: How many nodes there will be, where that is known.
+        self.awaited = 0
         self._keys = count(1)
         self.nodes: list[Node] = []
         #: Jobs that wait for a node, by kind; those whose results have to be made again are in none.
@@ -269,7 +271,7 @@ class Dispatcher:
             possible = [max(fitting, key=lambda node: node.free_cores)] if fitting else []
         for node in possible:
             node.reserved = job
-        if possible or self.steps is None or not self.nodes:
+        if possible or self.steps is None or len(self.nodes) < max(1, self.awaited):
             return False
         largest = max((node.total for node in self.nodes), key=lambda total: total.cores)
         definition = job.item.definition

@@ -55,6 +55,7 @@ class Session:
             reports = StepReports(self.dispatcher)
             self.dispatcher.steps = connection.steps(reports, name=f"{backend.name}-step", grace=options.grace)
             self.dispatcher.memory_per_core = connection.memory_per_core
+        self.dispatcher.awaited = len(connection.sizes)
         self._tasks: set[asyncio.Task[Any]] = set()
         #: What stays with each worker that is in use, or was refused, by address.
         self._uses: dict[str, asyncio.Task[None]] = {}
@@ -181,13 +182,13 @@ class Session:
 
     def _count(self) -> None:
         """Tell the engine how much there is now."""
-        totals = [node.total for node in self.dispatcher.nodes]
+        totals = self._connection.sizes or [node.total for node in self.dispatcher.nodes]
         total = Resources(*(sum(getattr(each, kind) for each in totals) for kind in _KINDS))
         largest = Resources(*(max((getattr(each, kind) for each in totals), default=0) for kind in _KINDS))
         if self._giving_up is not None:
             self._giving_up.cancel()
             self._giving_up = None
-        if totals:
+        if self.dispatcher.nodes:
             # A job step may have ranks on several nodes.
             self._backend.resize(total, largest if self.dispatcher.steps is None else total)
         elif self._patience is not None:

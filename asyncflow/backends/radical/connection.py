@@ -15,6 +15,7 @@ from asyncflow.backends.dask.wire import Message, Wire
 from asyncflow.backends.radical.messages import PilotNode
 from asyncflow.backends.radical.pilot import HeldElsewhereError, Pilot
 from asyncflow.backends.radical.tasks import PilotTasks
+from asyncflow.description import Resources
 
 #: Seconds for the scheduler to answer.
 _ANSWER = 60.0
@@ -35,6 +36,7 @@ class PilotConnection(Connection):
         """`own` is ended with it."""
         super().__init__(client, may_grow=False)
         self.steps = self._make_tasks
+        self.sizes = [Resources(len(node.cores), len(node.gpus), node.memory) for node in nodes]
         self._own = own
         self._wire = wire
         self._messages = messages

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from getpass import getuser
 from pathlib import Path
 
 from asyncflow.backends.allocation import ask
@@ -34,10 +35,8 @@ def end_all(root: Path) -> None:
 def end_session(files: Files) -> None:
     """End all that carries the session's name, here and in SLURM. Blocks."""
     session = files.session
-    if os.environ.get("SLURM_CONF") or ask("scontrol", "--version") is not None:
-        ask("scancel", "--quiet", f"--name={session}")
-        if steps := list(_steps(session)):
-            ask("scancel", "--quiet", *steps)
+    if found := [*_jobs(session), *_steps(session)]:
+        ask("scancel", *found)
     deadline = time.monotonic() + _WITHIN
     # Again even after the last: what was killed may have started something just before.
     while (pids := processes(session)) and time.monotonic() < deadline:
@@ -80,13 +79,23 @@ def _lineage() -> set[int]:
     return found
 
 
+def _jobs(session: str) -> Iterator[str]:
+    """Jobs whose folder is the session's: their names are not RADICAL-Pilot's to choose."""
+    return _numbers(session, ask("squeue", "--noheader", f"--user={getuser()}", "--format=%A %Z"))
+
+
 def _steps(session: str) -> Iterator[str]:
     """Steps of the job that this runs in: of the same allocation, which a new program may have been started in."""
     job = os.environ.get("SLURM_JOB_ID")
     shown = ask("squeue", "--noheader", "--steps", f"--jobs={job}", "--format=%i %j") if job else None
+    return _numbers(session, shown)
+
+
+def _numbers(session: str, shown: str | None) -> Iterator[str]:
+    """First words of the lines that have the session's name in them."""
     for line in (shown or "").splitlines():
-        number, _, name = line.strip().partition(" ")
-        if session in name:
+        number, _, rest = line.strip().partition(" ")
+        if session in rest:
             yield number
 
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from distributed.comm.core import connect
 
 from asyncflow.backends.aside import aside
 from asyncflow.backends.dask.wire import Wire
-from asyncflow.backends.radical import leftovers
+from asyncflow.backends.radical import component, leftovers
 from asyncflow.backends.radical.files import Files
 from asyncflow.backends.radical.messages import HANDLER
 from asyncflow.backends.radical.order import RUNTIME, Order, order
@@ -231,15 +232,26 @@ def _prepare(wanted: Order, root: Path, stays: bool) -> Path:
     leftovers.end_all(root)
     files = Files.make(root, wanted.dumps(), stays=stays)
     write_sites(wanted, files.folder / "config")
+    _write_program(files.folder)
     return files.folder
+
+
+def _write_program(folder: Path) -> None:
+    """The program that RADICAL-Pilot finds where it looks for its components."""
+    program = folder / "bin" / component.NAME
+    program.parent.mkdir()
+    command = shlex.join([sys.executable, component.__file__, str(folder)])
+    program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    program.chmod(0o700)
 
 
 def _environment(folder: Path) -> dict[str, str]:
     """What RADICAL-Pilot needs in order to start without questions, and to write nowhere else."""
+    own = str(Path(sys.executable).parent)
     return {
         **os.environ,
         # It finds its own programs there, and nothing tells if it does not.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join([str(folder / "bin"), own, os.environ.get("PATH", os.defpath)]),
         "VIRTUAL_ENV": sys.prefix,
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "RADICAL_BASE": str(folder / "base"),
