@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from distributed import Client
@@ -71,9 +73,25 @@ class Connection:
     async def close(self) -> None:
         """Close the client, and the cluster where it is ours."""
         client: Any = self.client
-        await client.close()
+        with _quietly():
+            await client.close()
         if self._own_cluster is not None:
             await self._own_cluster.close()
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """A client that looks for its scheduler when it is closed would complain of that at length."""
+    log = logging.getLogger("distributed.client")
+    log.addFilter(_is_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def address_of(client: Client) -> str:

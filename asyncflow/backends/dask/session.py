@@ -155,6 +155,7 @@ class Session:
         finally:
             self._uses.pop(address, None)
             wire.abort()
+            node.silence()
             if not self._closing:
                 self._last_end = reason
                 self.dispatcher.leave(node, reason)
@@ -220,11 +221,10 @@ class Session:
         self.dispatcher.cancel_all()
         if self.dispatcher.steps is not None:
             await self.dispatcher.steps.stop(grace)
-        nodes = list(self.dispatcher.nodes)
-        for node in nodes:
+        for node in self.dispatcher.nodes:
             node.wire.post("stop", (grace,))
-        if nodes:
-            await asyncio.wait([self._uses[node.address] for node in nodes], timeout=grace + _MARGIN)
+        if ending := [self._uses[node.address] for node in self.dispatcher.nodes if node.address in self._uses]:
+            await asyncio.wait(ending, timeout=grace + _MARGIN)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -50,6 +50,12 @@ class PilotConnection(Connection):
 
     async def ended(self) -> str:
         """Hear what becomes of the pilot's tasks until it ends; why."""
+        reason = await self._heard()
+        if self._tasks is not None:
+            self._tasks.lose()
+        return reason
+
+    async def _heard(self) -> str:
         async for verb, data, _ in self._messages:
             if verb == "task" and self._tasks is not None:
                 self._tasks.heed(*data)

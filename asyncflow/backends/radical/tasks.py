@@ -27,6 +27,8 @@ from asyncflow.backends.radical.helpers import worker_name
 from asyncflow.backends.radical.messages import PilotNode, TaskState
 from asyncflow.errors import CommandError, CommandNotFoundError, CommandStartError, ExecutableError, InternalError
 
+#: Seconds for agents to answer where the pilot is gone.
+_PATIENCE = 5.0
 #: Seconds beyond the grace in which what was cancelled has ended.
 _DELAY = 30.0
 
@@ -70,6 +72,8 @@ class PilotTasks:
         self._sent: dict[str, Attempt] = {}
         self._threads = ItemThreads(_Made(self), self._make, name=name, grace=grace)
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Whether nothing will be told of the pilot's tasks any more.
+        self._lost = False
 
     # --- their start -------------------------------------------------------------------------------------------------
 
@@ -89,7 +93,7 @@ class PilotTasks:
 
     def _send(self, item: WorkItem, outcome: Outcome) -> None:
         attempt = self._attempts[item]
-        if item.cancelled:
+        if item.cancelled or self._lost:
             outcome = cancelled_outcome(Place(self._name))
         if outcome.error is not None:
             self._end(attempt, outcome)
@@ -118,7 +122,7 @@ class PilotTasks:
     def heed(self, task: TaskState) -> None:
         """The pilot has come on with a task."""
         attempt = self._sent.get(task.uid)
-        if attempt is None:
+        if attempt is None or self._lost:
             return
         if attempt.began is None:
             attempt.began = time.time()
@@ -207,6 +211,20 @@ class PilotTasks:
                 if obstacle == "not executable":
                     raise CommandStartError(name, attempt.argv, PermissionError(errno.EACCES, obstacle), options.cwd)
                 raise CommandNotFoundError(name, attempt.argv, FileNotFoundError(errno.ENOENT, obstacle), options.cwd)
+
+    def lose(self) -> None:
+        """The pilot is gone, and whoever could have told what becomes of its tasks."""
+        self._lost = True
+        for attempt in self._sent.values():
+            if not attempt.ended.is_set():
+                attempt.ended.set()
+                self._keep(self._kill(attempt))
+
+    async def _kill(self, attempt: Attempt) -> None:
+        """What it left runs on where nobody ends it."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._signal(attempt, signal.SIGKILL), _PATIENCE)
+        self._end(attempt, cancelled_outcome(self._place(attempt)))
 
     def _end(self, attempt: Attempt, outcome: Outcome) -> None:
         self._sent.pop(attempt.uid, None)
