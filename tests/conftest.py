@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["asyncflow.testing.plugin", "tests.support.slurm"]
+pytest_plugins = ["asyncflow.testing.plugin", "tests.support.pilots", "tests.support.slurm"]
 
 #: Set by most continuous-integration services: there, what is needed is installed, and a skip hides a test.
 _NO_SKIPS = bool(os.environ.get("CI"))

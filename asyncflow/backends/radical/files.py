@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import socket
 import uuid
 from collections.abc import Mapping
@@ -73,13 +75,18 @@ class Files:
         return found
 
     def note_closed(self) -> None:
-        """RADICAL-Pilot has ended everything."""
-        self._closed.touch()
+        """Nothing is left of it but its files."""
+        with contextlib.suppress(FileNotFoundError):  # nor these
+            self._closed.touch()
 
     @property
     def closed(self) -> bool:
-        """Whether it has."""
+        """Whether nothing is left of it but its files."""
         return self._closed.exists()
+
+    def remove(self) -> None:
+        """Nothing of it is of use any more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     # --- how to reach it ---------------------------------------------------------------------------------------------
 

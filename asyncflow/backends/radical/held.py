@@ -118,12 +118,12 @@ class HeldPilot:
         """Have RADICAL-Pilot end tasks, without a grace."""
         self._tasks.cancel_tasks(list(uids))
 
-    def close(self) -> None:
-        """End every task, the pilot and the session."""
+    def close(self, answers: bool) -> None:
+        """End every task, the pilot and the session; tasks only where the pilot still `answers`."""
         if self._session is None:
             return
         # Those that still run when a session is closed run on.
-        if left := list(self._unfinished):
+        if answers and (left := list(self._unfinished)):
             self._tasks.cancel_tasks(left)
             self._tasks.wait_tasks(left, timeout=_CANCELLING)
         self._session.close(download=False)

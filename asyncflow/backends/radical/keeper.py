@@ -27,10 +27,11 @@ from distributed.comm.core import Comm
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from asyncflow.backends.aside import aside
 from asyncflow.backends.dask.interfaces import own_address
 from asyncflow.backends.dask.security import variables_of
 from asyncflow.backends.dask.wire import Wire
-from asyncflow.backends.radical import held
+from asyncflow.backends.radical import held, leftovers
 from asyncflow.backends.radical.description import slot
 from asyncflow.backends.radical.files import Files
 from asyncflow.backends.radical.helpers import OVERLAP, Helpers
@@ -44,8 +45,9 @@ _log = logging.getLogger("asyncflow")
 _OPENING = 120.0
 #: Seconds that Dask's workers get to end by themselves.
 _RETIRING = 3.0
-#: Seconds that RADICAL-Pilot gets to end a pilot and its session.
+#: Seconds that RADICAL-Pilot gets to end a pilot and its session; where the pilot is dead, it often cannot.
 _CLOSING = 45.0
+_CLOSING_DEAD = 10.0
 #: Seconds that the tasks of an engine that is gone get to end.
 _CLEANING = 20.0
 
@@ -67,6 +69,8 @@ class Keeper:
         self._scheduler: Any = None
         #: Done with the reason when there is nothing more to do.
         self._end: asyncio.Future[str] = self._loop.create_future()
+        #: Whether that was asked for.
+        self._in_order = False
         self._active: asyncio.Future[None] = self._loop.create_future()
         #: The engine that is served, who it is, and its tasks.
         self._engine: Wire | None = None
@@ -87,10 +91,15 @@ class Keeper:
         await self._close()
 
     def end(self, reason: str) -> None:
-        """Let everything end; the first reason counts."""
+        """Let everything end, for something is wrong; the first reason counts."""
         if not self._end.done():
             _log.warning("the end: %s", reason)
             self._end.set_result(reason)
+
+    def end_in_order(self, reason: str) -> None:
+        """Let everything end, for it is no longer needed."""
+        self._in_order = self._in_order or not self._end.done()
+        self.end(reason)
 
     # --- its start ---------------------------------------------------------------------------------------------------
 
@@ -201,7 +210,7 @@ class Keeper:
         elif verb == "cancel":
             self._work.soon(lambda: self._held.cancel(data), self.end)
         elif verb == "stop":
-            self.end("it was told to end")
+            self.end_in_order("it was told to end")
 
     def _tell_engine(self, verb: str, data: tuple[Any, ...]) -> None:
         if self._engine is not None:
@@ -225,10 +234,13 @@ class Keeper:
                 leaving = self._scheduler.retire_workers(list(self._scheduler.workers), close_workers=True, remove=True)
                 await asyncio.wait_for(leaving, _RETIRING)
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._work.done(self._held.close), _CLOSING)
-            self._files.note_closed()
+            closing = self._work.done(lambda: self._held.close(self._in_order))
+            await asyncio.wait_for(closing, _CLOSING if self._in_order else _CLOSING_DEAD)
         if self._scheduler is not None:
             await self._scheduler.close()
+        await aside(lambda: leftovers.end_session(self._files))
+        if self._in_order:
+            await aside(self._files.remove)
 
 
 class Worker:
@@ -298,9 +310,9 @@ async def _keep(folder: Path) -> None:
     keeper = Keeper(files, Order.loads(files.order.read_text()), news)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, keeper.end, f"it was ended by {signal.Signals(number).name}")
+        loop.add_signal_handler(number, keeper.end_in_order, f"it was ended by {signal.Signals(number).name}")
     if not files.stays:
-        _call_at_end_of_input(lambda: loop.call_soon_threadsafe(keeper.end, "its engine has ended"))
+        _call_at_end_of_input(lambda: loop.call_soon_threadsafe(keeper.end_in_order, "its engine has ended"))
     await keeper.run()
 
 

@@ -49,7 +49,8 @@ class Order:
     @classmethod
     def loads(cls, text: str) -> Order:
         """What `dumps` gave."""
-        return cls(**json.loads(text))
+        values = json.loads(text)
+        return cls(**values | {"path": tuple(values["path"])})
 
 
 def order(

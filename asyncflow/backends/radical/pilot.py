@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,15 +149,11 @@ class Pilot:
             if "ready" in news:
                 return
             if "failed" in news:
-                raise BackendStartError(name, f"{news['failed']}; RADICAL-Pilot's log is {self._kept_log()}")
+                raise BackendStartError(name, f"{news['failed']}; its log is {self._files.log}")
         code = await aside(process.wait)
         raise BackendStartError(
-            name, f"the process that was to hold its pilot ended with code {code}: {_tail(self._kept_log())}"
+            name, f"the process that was to hold its pilot ended with code {code}: {_tail(self._files.log)}"
         )
-
-    def _kept_log(self) -> Path:
-        """The log, which is kept when everything else of a pilot that failed is removed."""
-        return self._files.log
 
     # --- its use -----------------------------------------------------------------------------------------------------
 
@@ -188,7 +183,7 @@ class Pilot:
     # --- its end -----------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """End it, and all that it has started; its folder is removed where nothing went wrong."""
+        """End it, and all that it has started. Its folder is removed, unless something went wrong."""
         process = self._process
         if process is None or process.stdin is None:
             await self._ask_to_stop()
@@ -214,10 +209,7 @@ class Pilot:
                 process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        in_order = self._files.closed
         leftovers.end_session(self._files)
-        if in_order:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     async def __aenter__(self) -> Pilot:
         return self

@@ -187,7 +187,7 @@ class PilotTasks:
         item, folder = attempt.item, Path(task.sandbox)
         name, stdout, stderr = item.definition.name, folder / f"{task.uid}.out", folder / f"{task.uid}.err"
         if task.exit_code is None:
-            raise CommandError(name, f"RADICAL-Pilot could not run it: {task.reason or task.state}; see {folder}")
+            raise CommandError(name, f"RADICAL-Pilot could not run it: {task.reason or task.state}")
         said = _tail_of(stderr)
         if item.directory is None:
             output = stdout.read_bytes().decode(errors="replace")
