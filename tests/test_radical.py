@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pty
 import signal
 import stat
 import subprocess
@@ -231,15 +232,22 @@ def test_leftovers_are_what_carries_the_name_of_a_session_that_nobody_holds(tmp_
     environ = {**os.environ, "RP_SESSION_ID": dead.session}
     left = [subprocess.Popen(["sleep", "1000"], env=environ), subprocess.Popen(["sleep", "1000"], cwd=dead.folder)]
     other = subprocess.Popen(["sleep", "1000"], cwd=held.folder)
+    looking, terminal = pty.fork()
+    if not looking:
+        os.execlp("tail", "tail", "-f", str(dead.order))
     try:
         leftovers.end_all(tmp_path)
         assert [process.wait(NEVER) for process in left] == [-signal.SIGKILL] * 2
         assert other.poll() is None
+        assert os.waitpid(looking, os.WNOHANG) == (0, 0), "what is in a terminal is somebody's"
         assert (dead.closed, held.closed) == (True, False)
     finally:
         for process in [*left, other]:
             process.kill()
             process.wait()
+        os.kill(looking, signal.SIGKILL)
+        os.waitpid(looking, 0)
+        os.close(terminal)
 
 
 def test_a_pilots_files_are_its_owners_alone(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
@@ -151,7 +152,8 @@ class Keeper:
             return
         if task.final and task.exit_code is None and task.reason and not self._end.done():
             _log.warning("task %s: %s: %s", task.uid, task.state, task.reason)
-        self._pulse.heard(task.uid, task.final)
+        if self._pulse.heard(task.uid, task.final):
+            self._work.soon(lambda: shutil.rmtree(task.sandbox, ignore_errors=True), self.end)
         if task.final and self._helpers is not None:
             trouble = self._helpers.ended(task)
             if trouble is not None:

@@ -26,7 +26,7 @@ def end_all(root: Path) -> None:
     for folder in root.glob("asyncflow.*"):
         files = Files(folder)
         owner = files.owner()
-        if owner is None or files.closed or _lives(files):
+        if owner is None or files.closed or is_held(files):
             continue
         _log.warning("ending what is left of a pilot that was killed; its files are in %s", folder)
         end_session(files)
@@ -51,11 +51,24 @@ def end_session(files: Files) -> None:
 def processes(session: str) -> list[int]:
     """Those of this host that carry the name: in their environment, command line or working directory.
 
-    RADICAL-Pilot's own overwrite the first two. Never this process, nor what it descends from.
+    RADICAL-Pilot's own overwrite the first two. Never this process, nor what it descends from, nor what somebody has in
+    a terminal, where the name may stand because he looks at the files.
     """
     skipped, needle = _lineage(), session.encode()
     pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
-    return [pid for pid in pids if pid not in skipped and needle in _traits(pid)]
+    return [pid for pid in pids if pid not in skipped and needle in _traits(pid) and not _has_terminal(pid)]
+
+
+def _has_terminal(pid: int) -> bool:
+    return _status(pid)[4:5] not in ([], ["0"])
+
+
+def _status(pid: int) -> list[str]:
+    """What /proc tells of a process, from its state on; nothing where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def _traits(pid: int) -> bytes:
@@ -72,10 +85,7 @@ def _lineage() -> set[int]:
     pid, found = os.getpid(), set()
     while pid > 0:
         found.add(pid)
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            break
+        pid = int([*_status(pid), "0", "0"][1])
     return found
 
 
@@ -99,7 +109,7 @@ def _numbers(session: str, shown: str | None) -> Iterator[str]:
             yield number
 
 
-def _lives(files: Files) -> bool:
+def is_held(files: Files) -> bool:
     """Whether the process that holds the pilot is there, as far as can be told from here."""
     owner = files.owner()
     if owner is None:

@@ -193,6 +193,8 @@ class Pilot:
         await aside(self._wait)
 
     async def _ask_to_stop(self) -> None:
+        if self._files.closed or not await aside(lambda: leftovers.is_held(self._files)):
+            return
         with contextlib.suppress(OSError, HeldElsewhereError):
             wire = await self.wire()
             wire.post("stop")

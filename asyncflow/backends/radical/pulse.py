@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 #: Seconds between two looks.
-_BEAT = 5.0
+_BEAT = 10.0
 #: Seconds that such a task may take where nothing else is heard of the executor either.
 _DEADLINE = 25.0
 
@@ -32,13 +32,16 @@ class Pulse:
         """A task was submitted."""
         self._out.add(uid)
 
-    def heard(self, uid: str, ended: bool) -> None:
-        """The executor has done something about a task."""
+    def heard(self, uid: str, ended: bool) -> bool:
+        """The executor has done something about a task; whether that was one of these, which has ended."""
         self._heard = time.monotonic()
-        if ended:
-            self._out.discard(uid)
-            if uid == self._probing:
-                self._probing = None
+        if not ended:
+            return False
+        self._out.discard(uid)
+        if uid != self._probing:
+            return False
+        self._probing = None
+        return True
 
     async def stops(self) -> None:
         """Return when there is none any more."""
