@@ -16,6 +16,7 @@ import asyncflow.backends
 before = "distributed" in sys.modules
 from asyncflow.backends import DaskBackend
 from asyncflow.backends.dask import DaskBackend as same
+from asyncflow.backends import RadicalPilotBackend
 print(json.dumps([before, "distributed" in sys.modules, DaskBackend is same]))
 """
 

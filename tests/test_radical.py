@@ -47,6 +47,9 @@ NOTHING: dict[str, Any] = dict.fromkeys(
     ("nodes", "cores", "gpus", "memory", "queue", "project", "access_schema", "interface", "config")
 )
 
+#: Resource configurations for users.
+SAMPLES = Path(__file__).parents[1] / "backends" / "radical"
+
 NODE = PilotNode("node", 3, (0, 1, 2, 3), (0, 1), 1000)
 
 
@@ -343,9 +346,11 @@ async def test_nothing_is_left_of_a_task_that_ended_well(flow: WorkflowEngine, s
 # --- parts of a pilot die --------------------------------------------------------------------------------------------
 
 
-async def _die(pilot: Pilot, part: str, make_engine: MakeEngine, said: str) -> None:
+async def _die(pilot: Pilot, cores: int, part: str, make_engine: MakeEngine, said: str) -> None:
     """Kill a part of a pilot on which tasks of each kind run and wait: all of them end, and say why."""
-    flow = await make_engine(RadicalPilotBackend(pilot=pilot.folder, grace=1.0))
+    backend = RadicalPilotBackend(pilot=pilot.folder, grace=1.0)
+    flow = await make_engine(backend)
+    assert backend.capabilities.total.cores == cores
     async with Meeting("127.0.0.1") as meeting:
         function = flow.function_task(attend)(meeting.address, "function")
         command = flow.executable_task(bodies.words)(*attend_command(meeting.address, "command"))
@@ -370,7 +375,7 @@ async def _die(pilot: Pilot, part: str, make_engine: MakeEngine, said: str) -> N
 async def test_an_agent_dies(make_engine: MakeEngine, tmp_path: Path) -> None:
     with only_loopback():
         pilot = await Pilot.start(cores=2, root=tmp_path)
-        await _die(pilot, "rp.agent.0", make_engine, "the pilot ended")
+        await _die(pilot, 2, "rp.agent.0", make_engine, "the pilot ended")
 
 
 #: Runs a function and a command for ever on a pilot of its own.
@@ -447,6 +452,7 @@ async def test_the_next_start_ends_what_is_left_of_a_pilot_and_its_executor_may_
         script.kill()
         kill(session, "radical.keeper")
         assert parts(session, "rp.agent.0")
-        pilot = await Pilot.start(cores=2, root=script.root)
+        # Of two nodes with two cores each, just so many.
+        pilot = await Pilot.start("cluster.laptop", cores=3, root=script.root, config=SAMPLES)
         assert leftovers.processes(session) == []
-        await _die(pilot, "rp.agent_executing", make_engine, "does not answer")
+        await _die(pilot, 3, "rp.agent_executing", make_engine, "does not answer")

@@ -148,7 +148,7 @@ def test_jobs_from_a_login_node_run(slurm: SlurmCluster, home: Path) -> None:
 
 
 def test_every_sample_is_told_of() -> None:
-    for folder in ("dask", "slurm"):
+    for folder in ("dask", "radical", "slurm"):
         told = (BACKENDS / folder / "README.md").read_text()
         files = {path.name for path in (BACKENDS / folder).iterdir() if path.is_file()} - {"README.md"}
         assert [name for name in sorted(files) if f"`{name}`" not in told] == []
