@@ -69,6 +69,11 @@ class TaskDescription:
         )
 
     @property
+    def rank(self) -> Resources:
+        """What one rank holds."""
+        return Resources(self.cores_per_rank, self.gpus_per_rank, self.mem_per_rank)
+
+    @property
     def needs_launch(self) -> bool:
         """Whether a function can meet this only in processes started for this one call."""
         return self.ranks > 1 or bool(self.pre_exec)

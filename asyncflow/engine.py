@@ -224,8 +224,7 @@ class WorkflowEngine(Decorators):
         definition, policy = task.definition, task.policy
         state = self._blocks if definition.kind is Kind.BLOCK else self._backend(policy.backend, task.name)
         if definition.kind is not Kind.BLOCK:
-            capabilities = state.capabilities
-            shortfalls = definition.request.shortfalls(capabilities.largest or capabilities.total)
+            shortfalls = state.capabilities.shortfalls(definition)
             if shortfalls:
                 raise UnsatisfiableRequestError(task.name, state.backend.name, shortfalls)
         task._binding = Binding(definition, policy, state.lane(definition), self._scheduler, task)

@@ -351,14 +351,17 @@ async def _die(pilot: Pilot, cores: int, part: str, make_engine: MakeEngine, sai
     backend = RadicalPilotBackend(pilot=pilot.folder, grace=1.0)
     flow = await make_engine(backend)
     assert backend.capabilities.total.cores == cores
+    with pytest.raises(UnsatisfiableRequestError, match="3 cores where there are 2"):
+        flow.function_task(task_description={"cores_per_rank": 3})(bodies.add)(1, 2)
+    with pytest.raises(UnsatisfiableRequestError, match="3 cores where there are 2"):
+        flow.executable_task(task_description={"cores_per_rank": 3})(bodies.words)("true")
     async with Meeting("127.0.0.1") as meeting:
         function = flow.function_task(attend)(meeting.address, "function")
         command = flow.executable_task(bodies.words)(*attend_command(meeting.address, "command"))
         await meeting.arrivals(2)
-        waiting: list[asyncio.Future[Any]] = [
-            flow.function_task(bodies.add)(1, 2),
-            flow.executable_task(bodies.words)("true"),
-        ]
+        both = {"cores_per_rank": 2}
+        waiting: list[asyncio.Future[Any]] = [flow.function_task(task_description=both)(bodies.add)(1, 2)]
+        waiting.append(flow.executable_task(task_description=both)(bodies.words)("true"))
         kill(pilot.session, part)
         done, left = await asyncio.wait([function, command, *waiting], timeout=SOON)
         assert not left

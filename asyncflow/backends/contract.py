@@ -290,10 +290,20 @@ class Capabilities:
     reports_start: bool = True
     #: The most that one task may hold, where that is less than the total: what one node has.
     largest: Resources | None = None
+    #: An executable may have ranks on several nodes: then `largest` is for each of these.
+    spreads_ranks: bool = False
     #: `submit` may be called from any thread, also from within a report; never twice at once.
     thread_safe: bool = False
     #: The version of this contract that the backend was written for.
     contract_version: int = CONTRACT_VERSION
+
+    def shortfalls(self, definition: Definition) -> list[str]:
+        """In words, each kind of resource of which a call of `definition` asks for more than it can ever get."""
+        largest = self.largest or self.total
+        if not self.spreads_ranks or definition.kind is not Kind.EXECUTABLE:
+            return definition.request.shortfalls(largest)
+        rank = _ONE_CORE if definition.description is None else definition.description.rank
+        return definition.request.shortfalls(self.total) or [f"{lack} on one node" for lack in rank.shortfalls(largest)]
 
 
 class Backend(Protocol):

@@ -65,11 +65,12 @@ class ClusterBackend:
         """Connect to the cluster, or start one; on the backend's own loop."""
         raise NotImplementedError
 
-    def _capable(self, total: Resources, largest: Resources) -> Capabilities:
+    def _capable(self, total: Resources, largest: Resources, spreads_ranks: bool = False) -> Capabilities:
         return Capabilities(
             workers=max(1, total.cores),
             total=total,
             largest=largest,
+            spreads_ranks=spreads_ranks,
             shares_memory=False,
             concurrency=max(1, total.cores) * self._concurrency,
             cancels_functions=True,
@@ -107,9 +108,9 @@ class ClusterBackend:
         self._session = Session(self, connection, self._agent, self._large, self._patience, self._reporter)
         await self._session.open()
 
-    def resize(self, total: Resources, largest: Resources) -> None:
-        """The cluster has `total`, of which one task may have `largest`."""
-        self.capabilities = self._capable(total, largest)
+    def resize(self, total: Resources, largest: Resources, *, spreads_ranks: bool) -> None:
+        """The cluster has `total`, of which one node has `largest`; `spreads_ranks` is as in Capabilities."""
+        self.capabilities = self._capable(total, largest, spreads_ranks)
         self._reporter.resized()
 
     def submit(self, items: Sequence[WorkItem]) -> None:

@@ -190,8 +190,7 @@ class Session:
             self._giving_up.cancel()
             self._giving_up = None
         if self.dispatcher.nodes:
-            # A job step may have ranks on several nodes.
-            self._backend.resize(total, largest if self.dispatcher.steps is None else total)
+            self._backend.resize(total, largest, spreads_ranks=self.dispatcher.steps is not None)
         elif self._patience is not None:
             self._giving_up = asyncio.get_running_loop().call_later(self._patience, self._give_up)
         self._changed.set()

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -16,7 +17,7 @@ from asyncflow.backends.radical.description import exported, slot
 from asyncflow.backends.radical.messages import PilotNode, TaskState
 from asyncflow.backends.radical.order import Order
 
-#: How often in a row a worker may fail to stay.
+#: How often in a row the worker of a node may fail to come up or to stay.
 _MOST_FAILURES = 3
 
 
@@ -39,7 +40,7 @@ class Helpers:
         self._submit = submit
         self._numbers = count()
         self._nodes: dict[str, PilotNode] = {}
-        self._failures = 0
+        self._failures: Counter[str] = Counter()
         self._variables = {
             "DASK_LOGGING__DISTRIBUTED": "warning",
             **variables,
@@ -74,15 +75,20 @@ class Helpers:
         node = self._nodes.pop(task.uid, None)
         if node is None:
             return None
-        self._failures += 1
-        if self._failures < _MOST_FAILURES:
+        name = worker_name(node)
+        self._failures[name] += 1
+        if self._failures[name] < _MOST_FAILURES:
             self._start(node)
             return None
-        return f"its workers do not stay: {_said(task) or task.reason or task.state}"
+        return f"worker {name} does not stay: {_said(task) or task.reason or task.state}"
 
-    def joined(self) -> None:
-        """A worker has come up: earlier failures are forgiven."""
-        self._failures = 0
+    def has(self, uid: str) -> bool:
+        """Whether a task is a worker."""
+        return uid in self._nodes
+
+    def joined(self, name: str) -> None:
+        """A worker has come up: its earlier failures are forgiven."""
+        del self._failures[name]
 
 
 #: Has SLURM run a task beside others on the same cores; elsewhere it does nothing.

@@ -14,12 +14,11 @@ import contextlib
 import json
 import logging
 import os
-import queue
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,9 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from asyncflow.backends.aside import aside
 from asyncflow.backends.dask.interfaces import own_address
 from asyncflow.backends.dask.security import variables_of
-from asyncflow.backends.dask.wire import Wire
+from asyncflow.backends.dask.wire import Message, Wire
 from asyncflow.backends.radical import held, leftovers
+from asyncflow.backends.radical.calls import Calls
 from asyncflow.backends.radical.description import slot
 from asyncflow.backends.radical.files import Files
 from asyncflow.backends.radical.helpers import OVERLAP, Helpers
@@ -63,7 +63,7 @@ class Keeper:
         self._news = news
         self._loop = asyncio.get_running_loop()
         self._held = held.HeldPilot(files.session, files.folder, order, self._on_pilot_thread, self._on_task_thread)
-        self._work = Worker()
+        self._work = Calls()
         self._pulse = Pulse(self._probe)
         self._helpers: Helpers | None = None
         self._nodes: list[PilotNode] = []
@@ -118,7 +118,10 @@ class Keeper:
             host=host, port=0, dashboard=False, dashboard_address=f"{host}:0", security=security
         )
         await self._scheduler
-        await asyncio.wait_for(self._work.done(self._held.open), _OPENING)
+        try:
+            await asyncio.wait_for(self._work.done(self._held.open), _OPENING)
+        except asyncio.TimeoutError:
+            raise RuntimeError(f"RADICAL-Pilot has not started a session within {_OPENING:g} s") from None
         await self._active
         self._nodes = await self._work.done(self._held.nodes)
         if not self._nodes:
@@ -152,7 +155,9 @@ class Keeper:
             return
         if task.final and task.exit_code is None and task.reason and not self._end.done():
             _log.warning("task %s: %s: %s", task.uid, task.state, task.reason)
-        if self._pulse.heard(task.uid, task.final):
+        # A worker that runs is not waited for.
+        settled = task.final or (self._helpers is not None and self._helpers.has(task.uid))
+        if self._pulse.heard(task.uid, settled):
             self._work.soon(lambda: shutil.rmtree(task.sandbox, ignore_errors=True), self.end)
         if task.final and self._helpers is not None:
             trouble = self._helpers.ended(task)
@@ -184,35 +189,38 @@ class Keeper:
     # --- engines -----------------------------------------------------------------------------------------------------
 
     async def _serve(self, comm: Comm) -> Status:
-        """Serve an engine until its connection ends; one after the other."""
+        """Serve an engine until its connection ends, one after the other; or end, where that is what is wanted."""
         wire = Wire(comm)
-        if self._engine is not None:
-            wire.post("refused", (f"it serves {self._engine_name}",))
-            await wire.close()
-            return Status.dont_reply
-        self._engine = wire
-        async with self._turn:
+        messages = wire.messages()
+        async for verb, data, _ in messages:
+            if verb == "stop":
+                self.end_in_order("it was told to end")
+            elif self._engine is not None:
+                wire.post("refused", (f"it serves {self._engine_name}",))
+                await wire.close()
+            else:
+                await self._serve_engine(wire, messages, data[0])
+        return Status.dont_reply
+
+    async def _serve_engine(self, wire: Wire, messages: AsyncIterator[Message], name: str) -> None:
+        self._engine, self._engine_name = wire, name
+        async with self._turn:  # once nothing is left of an earlier one
             try:
-                async for verb, data, _ in wire.messages():
+                self._tell_engine("welcome", (self._files.session, self._nodes))
+                if self._end.done():
+                    self._tell_engine("broken", (self._end.result(),))
+                async for verb, data, _ in messages:
                     self._heed(verb, data)
             finally:
                 self._engine = None
                 await self._clean()
-        return Status.dont_reply
 
     def _heed(self, verb: str, data: tuple[Any, ...]) -> None:
-        if verb == "engine":
-            self._engine_name = data[0]
-            self._tell_engine("welcome", (self._files.session, self._nodes))
-            if self._end.done():
-                self._tell_engine("broken", (self._end.result(),))
-        elif verb == "submit":
+        if verb == "submit":
             self._out[data[0]["uid"]] = asyncio.Event()
             self._submit(data[0])
         elif verb == "cancel":
             self._work.soon(lambda: self._held.cancel(data), self.end)
-        elif verb == "stop":
-            self.end_in_order("it was told to end")
 
     def _tell_engine(self, verb: str, data: tuple[Any, ...]) -> None:
         if self._engine is not None:
@@ -245,58 +253,14 @@ class Keeper:
             await aside(self._files.remove)
 
 
-class Worker:
-    """The thread on which RADICAL-Pilot is called, in order."""
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        threading.Thread(target=self._serve, name="radical", daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            self._calls.get()()
-
-    def soon(self, call: Callable[[], None], failed: Callable[[str], None]) -> None:
-        """Have it called; `failed` is called on the loop where that raises."""
-        loop = asyncio.get_running_loop()
-
-        def guarded() -> None:
-            try:
-                call()
-            except Exception as error:
-                _log.exception("RADICAL-Pilot refused a call")
-                loop.call_soon_threadsafe(failed, f"RADICAL-Pilot refused a call: {type(error).__name__}: {error}")
-
-        self._calls.put(guarded)
-
-    async def done(self, call: Callable[[], Any]) -> Any:
-        """What it gives, or raises."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-
-        def settle(value: Any, error: BaseException | None) -> None:
-            if not future.done():
-                future.set_exception(error) if error is not None else future.set_result(value)
-
-        def guarded() -> None:
-            try:
-                value, error = call(), None
-            except BaseException as raised:
-                value, error = None, raised if isinstance(raised, Exception) else RuntimeError(repr(raised))
-            loop.call_soon_threadsafe(settle, value, error)
-
-        self._calls.put(guarded)
-        return await future
-
-
 class _Joined(SchedulerPlugin):
-    """Tells when a worker has come up."""
+    """Tells the name of a worker that has come up."""
 
-    def __init__(self, joined: Callable[[], None]) -> None:
+    def __init__(self, joined: Callable[[str], None]) -> None:
         self._joined = joined
 
     def add_worker(self, scheduler: Any, worker: str) -> None:
-        self._joined()
+        self._joined(str(scheduler.workers[worker].name))
 
 
 async def _keep(folder: Path) -> None:
