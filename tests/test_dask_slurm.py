@@ -28,6 +28,8 @@ _WORKFLOWS = """
 import asyncio
 import json
 import os
+import time
+from pathlib import Path
 
 from asyncflow import WorkflowEngine
 
@@ -35,7 +37,12 @@ from asyncflow import WorkflowEngine
 async def workflow(flow, name):
     @flow.function_task
     def simulate(seed):
-        return seed * seed, os.environ.get("SLURMD_NODENAME")
+        node = os.environ.get("SLURMD_NODENAME")
+        if node:  # within an allocation of two, wait until both take part
+            Path(f"seen-{node}").touch()
+            while len(list(Path().glob("seen-*"))) < 2:
+                time.sleep(0.05)
+        return seed * seed, node
 
     @flow.function_task
     def total(*results):

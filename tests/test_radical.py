@@ -29,7 +29,15 @@ from asyncflow.backends.radical.order import Order, order
 from asyncflow.backends.radical.pulse import Pulse
 from asyncflow.backends.radical.sites import write_sites
 from asyncflow.description import TaskDescription
-from asyncflow.errors import BackendStartError, InvalidOptionError, UnsatisfiableRequestError
+from asyncflow.errors import (
+    BackendStartError,
+    CommandError,
+    CommandNotFoundError,
+    CommandStartError,
+    ExecutableError,
+    InvalidOptionError,
+    UnsatisfiableRequestError,
+)
 from asyncflow.testing import bodies
 from asyncflow.testing.leaks import nothing_left
 from asyncflow.testing.meeting import Meeting, attend, attend_command
@@ -76,6 +84,8 @@ async def gone(session: str) -> list[str]:
         ({"queue": ""}, "queue"),
         ({"config": "no such folder"}, "resource_SITE.json"),
         ({"pilot": "somewhere", "cores": 4}, "runs already"),
+        ({"pilot": "somewhere", "sandbox": "elsewhere"}, "runs already"),
+        ({"interface": "eth0"}, "loopback alone"),
         ({"timeout": 0}, "timeout"),
     ],
 )
@@ -224,9 +234,16 @@ async def test_nothing_is_asked_of_a_pilot_that_has_nothing_to_do() -> None:
 # --- what is left ----------------------------------------------------------------------------------------------------
 
 
+def made(root: Path) -> Files:
+    """The files of a pilot that nobody holds."""
+    files = Files(Files.new(root))
+    files.make("{}", stays=False)
+    return files
+
+
 def test_leftovers_are_what_carries_the_name_of_a_session_that_nobody_holds(tmp_path: Path) -> None:
     """One by its environment, one by its working directory; those of a pilot that is held are let be."""
-    dead, held = Files.make(tmp_path, "{}", stays=False), Files.make(tmp_path, "{}", stays=False)
+    dead, held = made(tmp_path), made(tmp_path)
     keeper = subprocess.Popen(["sleep", "1000"])
     dead.note_owner(keeper.pid)
     keeper.kill()
@@ -254,7 +271,7 @@ def test_leftovers_are_what_carries_the_name_of_a_session_that_nobody_holds(tmp_
 
 
 def test_a_pilots_files_are_its_owners_alone(tmp_path: Path) -> None:
-    files = Files.make(tmp_path, "{}", stays=False)
+    files = made(tmp_path)
     assert stat.S_IMODE(files.folder.stat().st_mode) == 0o700
     keys = [file for file in files.folder.iterdir() if b"PRIVATE KEY" in file.read_bytes()]
     assert keys
@@ -289,6 +306,23 @@ async def test_one_engine_at_a_time_uses_a_pilot(
 async def test_a_folder_without_a_pilot(make_engine: MakeEngine, tmp_path: Path) -> None:
     with pytest.raises(BackendStartError, match="no pilot is active"):
         await make_engine(RadicalPilotBackend(pilot=tmp_path))
+    ended = made(tmp_path)
+    ended.note_address("tls://127.0.0.1:1")
+    ended.note_closed()
+    with pytest.raises(BackendStartError, match="it has ended"):
+        await make_engine(RadicalPilotBackend(pilot=ended.folder))
+
+
+@pytest.mark.parametrize("name", ["my project", "it's", "$HOME"])
+async def test_a_path_that_radical_pilot_would_not_quote(make_engine: MakeEngine, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidOptionError, match="quote no path"):
+        await make_engine(RadicalPilotBackend(sandbox=tmp_path / name))
+
+
+async def test_a_folder_that_cannot_be_made(make_engine: MakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BackendStartError, match="sandbox= names another folder"):
+        await make_engine(RadicalPilotBackend(sandbox=tmp_path / "file"))
 
 
 async def test_what_a_pilot_does_not_have_fails_at_the_call(flow: WorkflowEngine) -> None:
@@ -310,6 +344,65 @@ async def test_functions_and_commands_never_have_the_same_gpu(flow: WorkflowEngi
         meeting.let_go()
         assert {(await wait).strip(), command} == {"0", "1"}
     assert (await seen("CUDA_VISIBLE_DEVICES"))["CUDA_VISIBLE_DEVICES"] in ("0", "1")
+
+
+@patient
+async def test_a_command_survives_the_worker_beside_it(flow: WorkflowEngine, shared_pilot: SharedPilot) -> None:
+    """It is RADICAL-Pilot's: the worker of its node only finds its processes. What it holds stays held."""
+    run = flow.executable_task(bodies.words)
+    async with Meeting("127.0.0.1") as meeting:
+        command = run(*attend_command(meeting.address, "command"))
+        stubborn = run(*attend_command(meeting.address, "stubborn"))
+        await meeting.arrivals(2)
+        kill(shared_pilot.folder.name, "dask worker")
+        stubborn.cancel()
+        assert await flow.function_task(bodies.add)(1, 2) == 3, "there is a worker again, and a core is free"
+        meeting.let_go()
+        await command
+    assert await flow.executable_task(task_description={"cores_per_rank": 2})(bodies.words)("echo", "both") == "both\n"
+
+
+@pytest.mark.parametrize("code", [1, 127, 200, 255])
+async def test_an_exit_code_is_the_commands(flow: WorkflowEngine, code: int) -> None:
+    with pytest.raises(ExecutableError) as caught:
+        await flow.executable_task(shell=True)(bodies.line)(f"exit {code}")
+    assert caught.value.returncode == code
+
+
+async def test_a_word_that_is_no_text_fails_its_task_alone(flow: WorkflowEngine) -> None:
+    run = flow.executable_task(bodies.words)
+    with pytest.raises(CommandError, match="not UTF-8"):
+        await run("echo", os.fsdecode(b"\xff"))
+    with pytest.raises(CommandStartError, match="too long"):
+        await run("echo", "a" * 200_000)
+    assert await run("echo", "fine") == "fine\n"
+
+
+@pytest.mark.parametrize(
+    "command, error",
+    [("/etc/passwd", CommandStartError), ("/tmp", CommandStartError), ("cd", CommandNotFoundError)],
+)
+async def test_what_is_no_program(flow: WorkflowEngine, command: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await flow.executable_task(bodies.words)(command)
+
+
+async def test_variables_of_any_name_arrive(flow: WorkflowEngine) -> None:
+    task = flow.executable_task(env={"A-B": "one two", "C": "three"})(bodies.words)
+    assert await task("printenv", "A-B", "C") == "one two\nthree\n"
+
+
+async def test_functions_and_commands_have_one_working_directory(flow: WorkflowEngine) -> None:
+    assert await flow.function_task(os.getcwd)() == os.getcwd()
+    assert await flow.executable_task(bodies.words)("pwd") == f"{os.getcwd()}\n"
+
+
+async def test_what_a_signal_did_is_told_without_our_script(flow: WorkflowEngine) -> None:
+    with pytest.raises(ExecutableError) as caught:
+        await flow.executable_task(shell=True)(bodies.line)("echo mine >&2; kill -SEGV $$")
+    assert caught.value.returncode == -signal.SIGSEGV
+    assert caught.value.stderr.startswith("mine\n")
+    assert "asyncflow" not in caught.value.stderr
 
 
 async def test_one_graph_over_three_backends(network: None, shared_pilot: SharedPilot, make_engine: MakeEngine) -> None:

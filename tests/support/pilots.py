@@ -39,8 +39,9 @@ def shared_pilot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedPil
     shared = SharedPilot(pilot)
     yield shared
     with shared.network():
+        asyncio.run(Pilot(pilot.folder).stop())  # as another process would
+        assert not pilot.folder.exists(), "it did not end in order"
         asyncio.run(pilot.stop())
-    assert not pilot.folder.exists(), "it did not end in order"
 
 
 def parts(session: str, name: str) -> list[int]:

@@ -56,6 +56,8 @@ class Options:
     memory: int | None
     #: Folders in which the engine finds modules: for what is imported by name and lies on a shared file system.
     path: tuple[str, ...]
+    #: The working directory of tasks; None is the worker's.
+    cwd: str | None = None
 
     @property
     def handler(self) -> str:
@@ -159,7 +161,9 @@ class Agent:
     def _make_pool(self, total: Resources, gpus: tuple[str, ...]) -> Pool:
         ledger: Ledger[Any] = Ledger(total, gpus)
         family = Family(self._options.grace)
-        return Pool(self._name, total.cores, ledger, family, {}, self._options.concurrency, self)
+        # It may be a folder of the engine's own host alone.
+        cwd = self._options.cwd if self._options.cwd and os.path.isdir(self._options.cwd) else None
+        return Pool(self._name, total.cores, ledger, family, {}, self._options.concurrency, self, cwd)
 
     def hold(self, name: str) -> threading.Event:
         """What is set when the placeholder `name` has to go; from any thread."""

@@ -14,6 +14,7 @@ from distributed.security import Security
 
 from asyncflow.backends.contract import Reports
 from asyncflow.backends.dask.dispatcher import Steps
+from asyncflow.backends.dask.node import Node
 from asyncflow.description import Resources
 
 #: Seconds for a scheduler that is known to run to answer.
@@ -23,8 +24,8 @@ _ANSWER = 30.0
 class MakeSteps(Protocol):
     """Makes what runs executables beside the agents."""
 
-    def __call__(self, reports: Reports, *, name: str, grace: float) -> Steps:
-        """`grace` is seconds between TERM and KILL for one that is cancelled."""
+    def __call__(self, reports: Reports, nodes: Sequence[Node], *, name: str, grace: float) -> Steps:
+        """`nodes` are those that there are at any time, `grace` seconds between TERM and KILL for what is cancelled."""
 
 
 class Connection:

@@ -482,7 +482,10 @@ class Dispatcher:
     # --- nodes come and go -------------------------------------------------------------------------------------------
 
     def join(self, node: Node) -> None:
-        """Use a node from now on."""
+        """Use a node from now on, with the executables beside the worker that was there before."""
+        for job in self._jobs.values():
+            if job.shares is not None:
+                job.shares = [node.adopt(share) if share.node.name == node.name else share for share in job.shares]
         self.nodes.append(node)
         self.assign()
 

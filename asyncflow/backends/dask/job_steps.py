@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 from asyncflow.backends.allocation import Allocation
 from asyncflow.backends.contract import Reports, WorkItem
-from asyncflow.backends.dask.node import Share
+from asyncflow.backends.dask.node import Node, Share
 from asyncflow.backends.step_runner import StepRunner
 
 
 class JobSteps:
     """Runs executables as steps of the allocation's job."""
 
-    def __init__(self, allocation: Allocation, reports: Reports, *, name: str, grace: float) -> None:
+    def __init__(
+        self, allocation: Allocation, reports: Reports, nodes: Sequence[Node], *, name: str, grace: float
+    ) -> None:
         self._runner = StepRunner(allocation, reports, name=name, grace=grace)
 
     def run(self, item: WorkItem, shares: Sequence[Share]) -> None:

@@ -57,6 +57,7 @@ class Node:
         self._free_gpus = deque(presence.gpus)
         self._numbers = count()
         self._questions: dict[int, asyncio.Future[Any]] = {}
+        self._silent = False
 
     def place(self) -> Place:
         """Where its agent is."""
@@ -145,6 +146,8 @@ class Node:
         number = next(self._numbers)
         answer = self._questions[number] = asyncio.get_running_loop().create_future()
         self.wire.post(verb, (number, *data))
+        if self._silent:
+            self.answered(number, None)
         return answer
 
     def answered(self, number: int, answer: Any) -> None:
@@ -155,6 +158,7 @@ class Node:
 
     def silence(self) -> None:
         """It will not answer any more."""
+        self._silent = True
         for number in list(self._questions):
             self.answered(number, None)
 
@@ -177,6 +181,14 @@ class Node:
         held = Resources(ranks * rank.cores, ranks * rank.gpus, ranks * rank.memory)
         self._hold(held, 1)
         return Share(self, ranks, held, self._take_gpus(held.gpus))
+
+    def adopt(self, share: Share) -> Share:
+        """They run on where this was another worker's node before."""
+        self.steps += 1
+        self._hold(share.held, 1)
+        for gpu in share.gpus:
+            self._free_gpus.remove(gpu)
+        return share._replace(node=self)
 
     def end_step(self, share: Share) -> None:
         """They have ended."""

@@ -43,8 +43,9 @@ class ClusterBackend:
         patience: float | None,
         gpus: int | tuple[str, ...] | None = None,
         memory: int | None = None,
+        cwd: str | None = None,
     ) -> None:
-        """`gpus` and `memory` (MB) are those of each worker; None lets it say so."""
+        """`gpus` and `memory` (MB) are those of each worker, `cwd` where its tasks run; None lets it say so."""
         self.name = options.name("name", name)
         self._patience = patience if patience is None else options.seconds("patience", patience)
         self._concurrency = options.whole("concurrency", concurrency, 1)
@@ -56,6 +57,7 @@ class ClusterBackend:
             gpus=tuple(map(str, gpus)) if isinstance(gpus, (list, tuple)) else gpus,
             memory=memory,
             path=tuple(folder for folder in sys.path if folder),
+            cwd=cwd,
         )
         self.capabilities = self._capable(Resources(), Resources())
         self._commands: deque[tuple[Callable[..., None], Any]] = deque()

@@ -53,7 +53,8 @@ class Session:
         self.dispatcher = Dispatcher(backend, options.session, options.concurrency, large, reporter)
         if connection.steps is not None:
             reports = StepReports(self.dispatcher)
-            self.dispatcher.steps = connection.steps(reports, name=f"{backend.name}-step", grace=options.grace)
+            name = f"{backend.name}-step"
+            self.dispatcher.steps = connection.steps(reports, self.dispatcher.nodes, name=name, grace=options.grace)
             self.dispatcher.memory_per_core = connection.memory_per_core
         self.dispatcher.awaited = len(connection.sizes)
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -66,8 +66,11 @@ class Pool:
         env: Mapping[str, str],
         concurrency: int,
         reporter: Reports,
+        cwd: str | None = None,
     ) -> None:
+        """`cwd` is the workers' working directory; None is this process's."""
         self._name = name
+        self._cwd = cwd
         self._size = size
         self._ledger = ledger
         self._family = family
@@ -437,7 +440,7 @@ class Pool:
     def _launch(self, asked: Mapping[str, str]) -> WorkerProcess:
         name = f"{self._name}-{self._started}"
         self._started += 1
-        worker = WorkerProcess(name, self._family, self._env, asked, self._concurrency)
+        worker = WorkerProcess(name, self._family, self._env, asked, self._concurrency, self._cwd)
         self._workers.append(worker)
         self._selector.register(worker.channel.sock, selectors.EVENT_READ, worker)
         if worker.pidfd is not None:

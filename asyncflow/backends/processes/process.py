@@ -37,9 +37,18 @@ class WorkerProcess:
     """A started worker: its process, its channel, what it has been given."""
 
     def __init__(
-        self, name: str, family: Family, env: Mapping[str, str], asked: Mapping[str, str], concurrency: int
+        self,
+        name: str,
+        family: Family,
+        env: Mapping[str, str],
+        asked: Mapping[str, str],
+        concurrency: int,
+        cwd: str | None,
     ) -> None:
-        """`env` is the backend's addition to this process's environment, `asked` that of the tasks it is for."""
+        """`env` is the backend's addition to this process's environment, `asked` that of the tasks it is for.
+
+        `cwd` is its working directory; None is this process's.
+        """
         self.name = name
         #: Only tasks that ask for exactly this run here: libraries read such variables once.
         self.asked = asked
@@ -53,6 +62,7 @@ class WorkerProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, arguments],
                 stdin=subprocess.DEVNULL,
+                cwd=cwd,
                 env={
                     **os.environ,
                     **dict.fromkeys(THREAD_VARIABLES, "1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ class RadicalPilotBackend(ClusterBackend):
         about it may be given. `timeout` is seconds to wait for the pilot to become active; None waits as long as the
         machine's queue lets it wait. The others are as for `DaskBackend`.
         """
-        super().__init__(name, concurrency=concurrency, large=large, grace=grace, patience=patience)
+        # Functions find files where commands do.
+        cwd = os.getcwd()
+        super().__init__(name, concurrency=concurrency, large=large, grace=grace, patience=patience, cwd=cwd)
         about: dict[str, Any] = {
             "nodes": nodes,
             "cores": cores,
@@ -72,8 +75,8 @@ class RadicalPilotBackend(ClusterBackend):
         }
         self._pilot = None if pilot is None else Pilot(_folder("pilot", pilot))
         self._order = order(resource, runtime=runtime, **about)
-        if pilot is not None and (given := [name for name, value in about.items() if value is not None]):
-            raise InvalidOptionError(given[0], about[given[0]], "the pilot that is named runs already")
+        if pilot is not None:
+            _refuse({**about, "sandbox": sandbox})
         self._root = None if sandbox is None else _folder("sandbox", sandbox)
         self._timeout = None if timeout is None else options.seconds("timeout", timeout, positive=True)
 
@@ -94,6 +97,12 @@ class RadicalPilotBackend(ClusterBackend):
             return await attach(pilot, own)
         except (OSError, HeldElsewhereError) as error:
             raise BackendStartError(self.name, f"the pilot in {pilot.folder} cannot be used: {error}") from error
+
+
+def _refuse(about: dict[str, Any]) -> None:
+    for option, value in about.items():
+        if value is not None:
+            raise InvalidOptionError(option, value, "the pilot that is named runs already")
 
 
 def _folder(option: str, value: Any) -> Path:

@@ -11,6 +11,7 @@ from distributed import Client
 
 from asyncflow.backends.contract import Reports
 from asyncflow.backends.dask.connection import Connection
+from asyncflow.backends.dask.node import Node
 from asyncflow.backends.dask.wire import Message, Wire
 from asyncflow.backends.radical.messages import PilotNode
 from asyncflow.backends.radical.pilot import HeldElsewhereError, Pilot
@@ -44,8 +45,8 @@ class PilotConnection(Connection):
         self._nodes = nodes
         self._tasks: PilotTasks | None = None
 
-    def _make_tasks(self, reports: Reports, *, name: str, grace: float) -> PilotTasks:
-        self._tasks = PilotTasks(self._wire, self._session, self._nodes, reports, name=name, grace=grace)
+    def _make_tasks(self, reports: Reports, nodes: Sequence[Node], *, name: str, grace: float) -> PilotTasks:
+        self._tasks = PilotTasks(self._wire, self._session, self._nodes, reports, nodes, name=name, grace=grace)
         return self._tasks
 
     async def ended(self) -> str:

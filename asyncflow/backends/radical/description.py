@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -12,18 +14,31 @@ from asyncflow.backends.launch import asked_variables
 from asyncflow.backends.orphans import ATTEMPT, SESSION
 from asyncflow.backends.radical.messages import PilotNode
 from asyncflow.description import TaskDescription
+from asyncflow.errors import CommandError, CommandStartError
 
-#: Goes to the working directory and becomes the command; what keeps it from that is told by a line with the mark.
+#: Goes to the working directory and becomes the command; what keeps it from that is told by a line with the mark. (A
+#: shell's own search finds its builtins first.)
 _BECOME = f"""
 cd -- "$0" || {{ echo "${ATTEMPT} no folder" >&2; exit 127; }}
-if command -v -- "$1" >/dev/null; then exec "$@"; fi
-if test -e "$1"; then echo "${ATTEMPT} not executable" >&2; exit 126; fi
-echo "${ATTEMPT} not found" >&2
-exit 127
+p=
+case $1 in
+*/*) p=$1 ;;
+*)
+    IFS=:
+    for d in $PATH; do if test -f "${{d:-.}}/$1" -a -x "${{d:-.}}/$1"; then p=${{d:-.}}/$1; break; fi; done
+    unset IFS
+    ;;
+esac
+test -e "$p" || {{ echo "${ATTEMPT} not found" >&2; exit 127; }}
+test -f "$p" -a -x "$p" || {{ echo "${ATTEMPT} not executable" >&2; exit 126; }}
+exec "$@"
 """
 #: What these lines say, without the mark.
 OBSTACLES = ("no folder", "not executable", "not found")
 
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: Bytes that Linux takes for one word of a command, at most.
+_LONGEST_WORD = 128 * 1024
 _NAME = re.compile(r"[\w.<> -]+")
 #: What has a meaning for a shell within double quotes.
 _SPECIAL = re.compile(r'(["$`\\])')
@@ -37,10 +52,12 @@ def describe_attempt(
     asked = definition.description or TaskDescription()
     options = definition.executable or ExecutableOptions()
     variables = {**options.env, **asked_variables(item), SESSION: session, ATTEMPT: mark_of(uid)}
+    # Of these shells make nothing: the command gets them from `env`.
+    odd = [f"{name}={value}" for name, value in variables.items() if not _IDENTIFIER.fullmatch(name)]
     described = {
         "uid": uid,
         # As one word: within arguments RADICAL-Pilot lets the shell replace `$`.
-        "executable": shlex.join(["/bin/sh", "-c", _BECOME, cwd, *argv]),
+        "executable": shlex.join([*_become(cwd), *(["env", *odd] if odd else []), *argv]),
         "ranks": asked.ranks,
         "use_mpi": asked.ranks > 1,
         "cores_per_rank": asked.cores_per_rank,
@@ -56,6 +73,27 @@ def describe_attempt(
     if _NAME.fullmatch(definition.name):  # it stands in a script, unquoted
         described["name"] = definition.name
     return described
+
+
+def _become(cwd: str) -> list[str]:
+    return ["/bin/sh", "-c", _BECOME, cwd]
+
+
+def check_words(name: str, argv: Sequence[str], cwd: str) -> None:
+    """Raise CommandError or CommandStartError for words that could not arrive as they are."""
+    for word in (*argv, cwd):
+        try:
+            size = len(word.encode())
+        except UnicodeEncodeError:
+            raise CommandError(name, f"{word!r} is not UTF-8, and nothing else gets through RADICAL-Pilot") from None
+        if size >= _LONGEST_WORD:
+            raise CommandStartError(name, argv[:1], OSError(errno.E2BIG, os.strerror(errno.E2BIG)), cwd)
+
+
+def without_wrapping(said: str, uid: str) -> str:
+    """What a command wrote to stderr, where its shell tells of its end by the script that it was started from."""
+    told = re.sub(rf"^\S*{re.escape(uid)}\.exec\.sh: line \d+: +", "", said, flags=re.MULTILINE)
+    return re.sub(r"/bin/sh -c '\n.*?\n'", "", told, flags=re.DOTALL)
 
 
 def mark_of(uid: str) -> str:
@@ -77,7 +115,8 @@ def slot(node: PilotNode, cores: Sequence[int], gpus: Sequence[int]) -> dict[str
 
 def exported(variables: Mapping[str, str]) -> dict[str, str]:
     """Environment variables in a form that the shell, into whose double quotes they are put, reads as they are."""
-    return {name: _SPECIAL.sub(r"\\\1", value) for name, value in variables.items()}
+    shown = {name: value for name, value in variables.items() if _IDENTIFIER.fullmatch(name)}
+    return {name: _SPECIAL.sub(r"\\\1", value) for name, value in shown.items()}
 
 
 def _most_on_one_node(slots: Sequence[dict[str, Any]]) -> int:

@@ -39,16 +39,18 @@ class Files:
         self._address = folder / "address"
         self._closed = folder / "closed"
 
-    @classmethod
-    def make(cls, root: Path, order: str, *, stays: bool) -> Files:
-        """A new folder below `root`; `stays` where the pilot outlives the process that starts it."""
-        files = cls(root / f"asyncflow.{uuid.uuid4().hex[:12]}")
-        files.folder.mkdir(parents=True, mode=0o700)
-        files.order.write_text(order)
+    @staticmethod
+    def new(root: Path) -> Path:
+        """The path of a folder below `root` that is not there yet."""
+        return root / f"asyncflow.{uuid.uuid4().hex[:12]}"
+
+    def make(self, order: str, *, stays: bool) -> None:
+        """Make the folder; `stays` where the pilot outlives the process that starts it."""
+        self.folder.mkdir(parents=True, mode=0o700)
+        self.order.write_text(order)
         if stays:
-            (files.folder / "stays").touch()
-        files._write_certificates()
-        return files
+            (self.folder / "stays").touch()
+        self._write_certificates()
 
     @property
     def session(self) -> str:

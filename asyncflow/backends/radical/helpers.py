@@ -71,10 +71,8 @@ class Helpers:
         }
 
     def ended(self, task: TaskState) -> str | None:
-        """A task has ended: where it was a worker, another one is started; why none can be, if so."""
-        node = self._nodes.pop(task.uid, None)
-        if node is None:
-            return None
+        """The task of a worker has ended: another one is started; why none can be, if so."""
+        node = self._nodes.pop(task.uid)
         name = worker_name(node)
         self._failures[name] += 1
         if self._failures[name] < _MOST_FAILURES:
@@ -85,6 +83,10 @@ class Helpers:
     def has(self, uid: str) -> bool:
         """Whether a task is a worker."""
         return uid in self._nodes
+
+    def name(self, uid: str) -> str:
+        """Under which Dask knows the worker that is this task."""
+        return worker_name(self._nodes[uid])
 
     def joined(self, name: str) -> None:
         """A worker has come up: its earlier failures are forgiven."""

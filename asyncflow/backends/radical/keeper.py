@@ -73,12 +73,15 @@ class Keeper:
         #: Whether that was asked for.
         self._in_order = False
         self._active: asyncio.Future[None] = self._loop.create_future()
+        self._since = 0.0
         #: The engine that is served, who it is, and its tasks.
         self._engine: Wire | None = None
         self._engine_name = ""
         self._out: dict[str, asyncio.Event] = {}
         self._turn = asyncio.Lock()
         self._probes = 0
+        #: What starts workers again.
+        self._again: set[asyncio.Future[None]] = set()
 
     async def run(self) -> None:
         """Start everything, serve, and end everything."""
@@ -147,8 +150,13 @@ class Keeper:
         self._news({"state": state})
         if held.is_active(state) and not self._active.done():
             self._active.set_result(None)
+            self._since = self._loop.time()
         if held.is_final(state):
-            self.end(f"the pilot ended, as RADICAL-Pilot says with the state {state}")
+            lasted = (self._loop.time() - self._since) / 60 if self._active.done() else 0.0
+            over = (
+                f": its {self._order.runtime} minutes (runtime=) are over" if lasted > self._order.runtime - 1 else ""
+            )
+            self.end(f"the pilot ended{over}, as RADICAL-Pilot says with the state {state}")
 
     def _on_task(self, task: TaskState) -> None:
         if not (task.executed or task.final):
@@ -159,20 +167,37 @@ class Keeper:
         settled = task.final or (self._helpers is not None and self._helpers.has(task.uid))
         if self._pulse.heard(task.uid, settled):
             self._work.soon(lambda: shutil.rmtree(task.sandbox, ignore_errors=True), self.end)
-        if task.final and self._helpers is not None:
-            trouble = self._helpers.ended(task)
-            if trouble is not None:
-                self.end(trouble)
+        if task.final and self._helpers is not None and self._helpers.has(task.uid):
+            again = asyncio.ensure_future(self._start_again(self._helpers, task))
+            self._again.add(again)
+            again.add_done_callback(self._again.discard)
         if task.uid in self._out:
             self._tell_engine("task", (task,))
             if task.final:
                 self._out.pop(task.uid).set()
 
+    async def _start_again(self, helpers: Helpers, task: TaskState) -> None:
+        """Start another worker in the place of one whose task has ended; where it lives on, it is let go first."""
+        if self._end.done():
+            return
+        name = helpers.name(task.uid)
+        with contextlib.suppress(Exception):
+            leaving = self._scheduler.retire_workers(names=[name], close_workers=True, remove=True)
+            await asyncio.wait_for(leaving, _RETIRING)
+        trouble = helpers.ended(task)
+        if trouble is not None:
+            self.end(trouble)
+
     # --- tasks -------------------------------------------------------------------------------------------------------
 
     def _submit(self, description: Mapping[str, Any]) -> None:
-        self._pulse.sent(description["uid"])
-        self._work.soon(lambda: self._held.submit([description]), self.end)
+        uid = str(description["uid"])
+        self._pulse.sent(uid)
+        # What is refused is that task's own failure.
+        self._work.soon(
+            lambda: self._held.submit([description]),
+            lambda reason: self._on_task(TaskState(uid, "FAILED", False, True, None, reason, "")),
+        )
 
     def _probe(self) -> str:
         """Submit a task that ends at once."""

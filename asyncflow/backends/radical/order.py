@@ -70,6 +70,8 @@ def order(
     """The order for these options, all checked. Raises InvalidOptionError."""
     if not isinstance(resource, str) or not all(resource.partition(".")):
         raise InvalidOptionError("resource", resource, "a site and a machine, such as 'local.localhost'")
+    if resource == LOCAL and interface is not None:
+        raise InvalidOptionError("interface", interface, "a pilot on this machine is reached over loopback alone")
     if nodes is not None and cores is not None:
         raise InvalidOptionError("cores", cores, "give nodes or cores, not both")
     words = {"queue": queue, "project": project, "access_schema": access_schema, "interface": interface}

@@ -7,9 +7,11 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,12 +25,14 @@ from asyncflow.backends.radical.files import Files
 from asyncflow.backends.radical.messages import HANDLER
 from asyncflow.backends.radical.order import RUNTIME, Order, order
 from asyncflow.backends.radical.sites import write_sites
-from asyncflow.errors import BackendStartError
+from asyncflow.errors import BackendStartError, InvalidOptionError
 
 _log = logging.getLogger("asyncflow")
 
 #: Where a pilot's files go, below an engine's folder.
 FOLDER = "radical"
+#: Paths that shells read as they are.
+_PLAIN = re.compile(r"[\w/.+@-]+", re.ASCII)
 #: Seconds for whoever holds a pilot to answer.
 _ANSWER = 30.0
 #: Seconds that the process which holds a pilot gets to end it, beyond those that it gives RADICAL-Pilot.
@@ -103,11 +107,15 @@ class Pilot:
     @classmethod
     async def launch(cls, wanted: Order, root: str | Path, name: str, timeout: float | None, *, stays: bool) -> Pilot:
         """Start the one that is `wanted` for the backend called `name`, and end what killed ones have left."""
-        pilot = cls(await aside(lambda: _prepare(wanted, Path(root).absolute(), stays)))
+        pilot = cls(Files.new(_checked(root)))
+        preparing = asyncio.ensure_future(aside(lambda: _prepare(wanted, pilot._files, name, stays)))
         try:
+            await asyncio.shield(preparing)
             await aside(pilot._run)
             await asyncio.wait_for(pilot._active(name), timeout)
         except BaseException as error:
+            with contextlib.suppress(Exception):
+                await preparing
             await pilot.stop()
             if isinstance(error, asyncio.TimeoutError):
                 raise BackendStartError(name, f"the pilot was not active after {timeout:g} s") from None
@@ -171,7 +179,9 @@ class Pilot:
         """Of the scheduler of its workers. Raises HeldElsewhereError where it is not there."""
         address = self._files.address()
         if address is None:
-            raise HeldElsewhereError(f"no pilot is active in {self.folder}")
+            raise HeldElsewhereError("no pilot is active there")
+        if self._files.closed or not leftovers.is_held(self._files):
+            raise HeldElsewhereError(f"it has ended; what its process said last is in {self._files.log}")
         return address
 
     async def wire(self) -> Wire:
@@ -193,8 +203,6 @@ class Pilot:
         await aside(self._wait)
 
     async def _ask_to_stop(self) -> None:
-        if self._files.closed or not await aside(lambda: leftovers.is_held(self._files)):
-            return
         with contextlib.suppress(OSError, HeldElsewhereError):
             wire = await self.wire()
             wire.post("stop")
@@ -211,7 +219,14 @@ class Pilot:
                 process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        leftovers.end_session(self._files)
+        deadline = time.monotonic() + _ENDING
+        # One that another process has started is none of ours to wait for otherwise.
+        while process is None and leftovers.is_held(self._files) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if self._files.owner() is None:
+            self._files.remove()  # nothing was started, or nothing is left
+        else:
+            leftovers.end_session(self._files)
 
     async def __aenter__(self) -> Pilot:
         return self
@@ -222,12 +237,25 @@ class Pilot:
         await self.stop()
 
 
-def _prepare(wanted: Order, root: Path, stays: bool) -> Path:
-    leftovers.end_all(root)
-    files = Files.make(root, wanted.dumps(), stays=stays)
+def _checked(root: str | Path) -> Path:
+    path = Path(root).absolute()
+    if not _PLAIN.fullmatch(str(path)):
+        legal = (
+            "RADICAL-Pilot's scripts quote no path; name one of letters, digits and '/', '.', '-', '_', '+', '@' alone"
+        )
+        raise InvalidOptionError("sandbox", str(path), legal)
+    return path
+
+
+def _prepare(wanted: Order, files: Files, name: str, stays: bool) -> None:
+    leftovers.end_all(files.folder.parent)
+    try:
+        files.make(wanted.dumps(), stays=stays)
+    except OSError as error:
+        reason = f"its files cannot be written ({error}); sandbox= names another folder"
+        raise BackendStartError(name, reason) from error
     write_sites(wanted, files.folder / "config")
     _write_program(files.folder)
-    return files.folder
 
 
 def _write_program(folder: Path) -> None:

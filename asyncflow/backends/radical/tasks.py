@@ -18,11 +18,18 @@ from typing import Any
 from asyncflow.backends.aside import aside
 from asyncflow.backends.body import cancelled_outcome
 from asyncflow.backends.contract import ExecutableOptions, Outcome, Place, Reports, WorkItem
-from asyncflow.backends.dask.node import Share
+from asyncflow.backends.dask.node import Node, Share
 from asyncflow.backends.dask.wire import Wire
 from asyncflow.backends.executable import TAIL, output_files, parse_command
 from asyncflow.backends.item_threads import ItemThreads
-from asyncflow.backends.radical.description import OBSTACLES, describe_attempt, mark_of, slot
+from asyncflow.backends.radical.description import (
+    OBSTACLES,
+    check_words,
+    describe_attempt,
+    mark_of,
+    slot,
+    without_wrapping,
+)
 from asyncflow.backends.radical.helpers import worker_name
 from asyncflow.backends.radical.messages import PilotNode, TaskState
 from asyncflow.errors import CommandError, CommandNotFoundError, CommandStartError, ExecutableError, InternalError
@@ -54,14 +61,26 @@ class PilotTasks:
     """Runs executables on nodes that it is given. On the backend's own loop."""
 
     def __init__(
-        self, wire: Wire, session: str, nodes: Sequence[PilotNode], reports: Reports, *, name: str, grace: float
+        self,
+        wire: Wire,
+        session: str,
+        nodes: Sequence[PilotNode],
+        reports: Reports,
+        workers: Sequence[Node],
+        *,
+        name: str,
+        grace: float,
     ) -> None:
-        """`wire` leads to whoever holds the pilot; `grace` is seconds between TERM and KILL."""
+        """`wire` leads to whoever holds the pilot; `workers` are those that are there at any time.
+
+        `grace` is seconds between TERM and KILL.
+        """
         self._wire = wire
         self._session = session
         self._nodes = {worker_name(node): node for node in nodes}
         self._free = {name: deque(node.cores) for name, node in self._nodes.items()}
         self._reports = reports
+        self._workers = workers
         self._name = name
         self._grace = grace
         self._loop = asyncio.get_running_loop()
@@ -95,16 +114,25 @@ class PilotTasks:
         attempt = self._attempts[item]
         if item.cancelled or self._lost:
             outcome = cancelled_outcome(Place(self._name))
-        if outcome.error is not None:
+        try:
+            if outcome.error is not None:
+                raise outcome.error
+            attempt.returned, attempt.argv = outcome.value
+            description = self._describe(attempt)
+        except BaseException as error:
+            outcome.value, outcome.error = None, error
             self._end(attempt, outcome)
             return
-        attempt.returned, attempt.argv = outcome.value
-        uid = attempt.uid = f"{self._prefix}.{next(self._numbers)}"
+        self._sent[attempt.uid] = attempt
+        self._wire.post("submit", (description,))
+
+    def _describe(self, attempt: Attempt) -> dict[str, Any]:
+        item = attempt.item
+        attempt.uid = f"{self._prefix}.{next(self._numbers)}"
         options = item.definition.executable or ExecutableOptions()
         cwd = os.path.abspath(options.cwd or ".")
-        self._sent[uid] = attempt
-        slots = list(self._slots(attempt))
-        self._wire.post("submit", (describe_attempt(uid, self._session, item, attempt.argv, cwd, slots),))
+        check_words(item.definition.name, attempt.argv, cwd)
+        return describe_attempt(attempt.uid, self._session, item, attempt.argv, cwd, self._slots(attempt))
 
     def _slots(self, attempt: Attempt) -> Sequence[dict[str, Any]]:
         asked = attempt.item.definition.description
@@ -164,12 +192,16 @@ class PilotTasks:
 
     async def _signal(self, attempt: Attempt, number: int) -> int:
         """Send it a signal wherever it runs; how many processes that has reached."""
-        asked = [share.node.ask("strike", mark_of(attempt.uid), int(number)) for share in attempt.shares]
-        return sum(reached or 0 for reached in await asyncio.gather(*asked))
+        return sum(reached or 0 for reached in await self._ask(attempt, "strike", mark_of(attempt.uid), int(number)))
+
+    async def _ask(self, attempt: Attempt, verb: str, *data: Any) -> list[Any]:
+        """What the workers answer that are now where it runs."""
+        names = {share.node.name for share in attempt.shares}
+        return await asyncio.gather(*(node.ask(verb, *data) for node in self._workers if node.name in names))
 
     async def _finish(self, attempt: Attempt, task: TaskState) -> None:
         # What it has left in the background ends with it.
-        await asyncio.gather(*(share.node.ask("sweep", mark_of(attempt.uid)) for share in attempt.shares))
+        await self._ask(attempt, "sweep", mark_of(attempt.uid))
         item, place = attempt.item, self._place(attempt)
         began = attempt.began if attempt.began is not None else time.time()
         outcome = Outcome(None, None, began, time.time(), place)
@@ -197,8 +229,10 @@ class PilotTasks:
             shutil.copyfile(stderr, errors)
         if task.exit_code:
             self._raise_unless_begun(attempt, said)
-            code = 128 - task.exit_code if task.exit_code > 128 else task.exit_code
-            raise ExecutableError(name, attempt.returned, code, self._place(attempt).host, output, said)
+            said = without_wrapping(said, task.uid)
+            raise ExecutableError(
+                name, attempt.returned, _code(task.exit_code), self._place(attempt).host, output, said
+            )
         shutil.rmtree(folder, ignore_errors=True)
         return output
 
@@ -270,6 +304,11 @@ class _Made:
 
     def resized(self) -> None:
         raise InternalError("threads have no size")
+
+
+def _code(exit_code: int) -> int:
+    """As elsewhere: negative for a signal, of which a shell makes a number above 128."""
+    return 128 - exit_code if exit_code - 128 in signal.valid_signals() else exit_code
 
 
 def _tail_of(file: Path) -> str:
