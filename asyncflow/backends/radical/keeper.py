@@ -35,10 +35,10 @@ from asyncflow.backends.radical import held, leftovers
 from asyncflow.backends.radical.calls import Calls
 from asyncflow.backends.radical.description import slot
 from asyncflow.backends.radical.files import Files
-from asyncflow.backends.radical.helpers import OVERLAP, Helpers
 from asyncflow.backends.radical.messages import HANDLER, PilotNode, TaskState
 from asyncflow.backends.radical.order import Order
 from asyncflow.backends.radical.pulse import Pulse
+from asyncflow.backends.radical.workers import OVERLAP, PilotWorkers
 
 _log = logging.getLogger("asyncflow")
 
@@ -65,7 +65,7 @@ class Keeper:
         self._held = held.HeldPilot(files.session, files.folder, order, self._on_pilot_thread, self._on_task_thread)
         self._work = Calls()
         self._pulse = Pulse(self._probe)
-        self._helpers: Helpers | None = None
+        self._pilot_workers: PilotWorkers | None = None
         self._nodes: list[PilotNode] = []
         self._scheduler: Any = None
         #: Done with the reason when there is nothing more to do.
@@ -130,10 +130,10 @@ class Keeper:
         if not self._nodes:
             raise RuntimeError("the pilot has no node with a core")
         address = str(self._scheduler.address)
-        self._helpers = Helpers(
+        self._pilot_workers = PilotWorkers(
             self._files.session, self._order, self._nodes, address, variables_of(security), self._submit
         )
-        self._scheduler.add_plugin(_Joined(self._helpers.joined), name="asyncflow-joined")
+        self._scheduler.add_plugin(_Joined(self._pilot_workers.joined), name="asyncflow-joined")
         self._scheduler.handlers[HANDLER] = self._serve
         self._files.note_address(address)
         self._news({"ready": address})
@@ -164,11 +164,11 @@ class Keeper:
         if task.final and task.exit_code is None and task.reason and not self._end.done():
             _log.warning("task %s: %s: %s", task.uid, task.state, task.reason)
         # A worker that runs is not waited for.
-        settled = task.final or (self._helpers is not None and self._helpers.has(task.uid))
+        settled = task.final or (self._pilot_workers is not None and self._pilot_workers.has(task.uid))
         if self._pulse.heard(task.uid, settled):
             self._work.soon(lambda: shutil.rmtree(task.sandbox, ignore_errors=True), self.end)
-        if task.final and self._helpers is not None and self._helpers.has(task.uid):
-            again = asyncio.ensure_future(self._start_again(self._helpers, task))
+        if task.final and self._pilot_workers is not None and self._pilot_workers.has(task.uid):
+            again = asyncio.ensure_future(self._start_again(self._pilot_workers, task))
             self._again.add(again)
             again.add_done_callback(self._again.discard)
         if task.uid in self._out:
@@ -176,15 +176,15 @@ class Keeper:
             if task.final:
                 self._out.pop(task.uid).set()
 
-    async def _start_again(self, helpers: Helpers, task: TaskState) -> None:
+    async def _start_again(self, workers: PilotWorkers, task: TaskState) -> None:
         """Start another worker in the place of one whose task has ended; where it lives on, it is let go first."""
         if self._end.done():
             return
-        name = helpers.name(task.uid)
+        name = workers.name(task.uid)
         with contextlib.suppress(Exception):
             leaving = self._scheduler.retire_workers(names=[name], close_workers=True, remove=True)
             await asyncio.wait_for(leaving, _RETIRING)
-        trouble = helpers.ended(task)
+        trouble = workers.ended(task)
         if trouble is not None:
             self.end(trouble)
 

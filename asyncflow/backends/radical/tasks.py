@@ -30,8 +30,8 @@ from asyncflow.backends.radical.description import (
     slot,
     without_wrapping,
 )
-from asyncflow.backends.radical.helpers import worker_name
 from asyncflow.backends.radical.messages import PilotNode, TaskState
+from asyncflow.backends.radical.workers import worker_name
 from asyncflow.errors import CommandError, CommandNotFoundError, CommandStartError, ExecutableError, InternalError
 
 #: Seconds for agents to answer where the pilot is gone.

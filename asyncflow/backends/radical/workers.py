@@ -21,7 +21,7 @@ from asyncflow.backends.radical.order import Order
 _MOST_FAILURES = 3
 
 
-class Helpers:
+class PilotWorkers:
     """Keeps a worker on each node. On the loop of the process that holds the pilot."""
 
     def __init__(
