@@ -474,6 +474,14 @@ async def test_an_agent_dies(make_engine: MakeEngine, tmp_path: Path) -> None:
         await _die(pilot, 2, "rp.agent.0", make_engine, "the pilot ended")
 
 
+@patient
+async def test_a_pilot_that_is_not_waited_for_any_longer(tmp_path: Path) -> None:
+    with only_loopback():
+        with pytest.raises(BackendStartError, match="not active after 2 s"):
+            await Pilot.start(cores=1, root=tmp_path, timeout=2)
+        assert list(tmp_path.iterdir()) == []
+
+
 #: Runs a function and a command for ever on a pilot of its own.
 _FOREVER = """
 import asyncio, sys, time

@@ -195,8 +195,10 @@ class Pilot:
     async def stop(self) -> None:
         """End it, and all that it has started. Its folder is removed, unless something went wrong."""
         process = self._process
-        if process is None or process.stdin is None:
+        if process is None:
             await self._ask_to_stop()
+        elif process.stdin is None:
+            process.terminate()
         else:
             with contextlib.suppress(OSError):
                 process.stdin.close()
