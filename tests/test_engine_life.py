@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import logging
+import multiprocessing
 import os
 import re
 import signal
@@ -13,14 +14,14 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import asyncflow
-from asyncflow import LocalExecutionBackend, State, TaskFuture, WorkflowEngine
+from asyncflow import BackendLostError, LocalExecutionBackend, State, TaskFuture, WorkflowEngine
 from asyncflow.backends import Backend, ExecutorBackend, NoopBackend, Place, ProcessBackend, ThreadBackend, WorkItem
 from asyncflow.backends.aside import aside
 from asyncflow.backends.contract import Definition, Kind
@@ -884,3 +885,17 @@ async def test_an_engine_is_cancelled_on_its_own_loop_only() -> None:
             await aside(lambda: flow.cancel("campaign"))
         with pytest.raises(ForeignThreadError, match=r"'flow\.shutdown' was called from thread"):
             await aside(lambda: asyncio.run(flow.shutdown()))
+
+
+async def test_a_broken_pool_whose_worker_does_not_hear_that_it_is_to_end() -> None:
+    """The standard library's pool sends TERM to all workers and waits for them, whatever they do."""
+    pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver"))
+    flow = await WorkflowEngine.create(LocalExecutionBackend(pool))
+    nap = flow.function_task(time.sleep)
+    await asyncio.gather(nap(0.1), nap(0.1))  # a worker for each
+    deaf, dead = pool._processes
+    os.kill(deaf, signal.SIGSTOP)
+    os.kill(dead, signal.SIGKILL)
+    with pytest.raises(BackendLostError):
+        await nap(0)
+    await soon(flow.shutdown())

@@ -222,8 +222,23 @@ class LocalExecutionBackend(ExecutorBackend):
 
     def _finish(self, grace: float) -> None:
         super()._finish(grace)
+        _end_workers_of_broken(self._executor)
         # A stuck worker must not hold up the shutdown: it has been named above.
         self._executor.shutdown(wait=not self._out)
+
+
+def _end_workers_of_broken(executor: Executor) -> None:
+    """Kill the workers of a broken pool of the standard library.
+
+    It has sent them TERM and waits for all of them: one that was just starting can miss it, and is waited for for ever.
+    """
+    if not getattr(executor, "_broken", False):
+        return
+    from concurrent.futures import ProcessPoolExecutor  # slow, and rarely needed
+
+    if isinstance(executor, ProcessPoolExecutor):
+        for process in list((getattr(executor, "_processes", None) or {}).values()):
+            process.kill()
 
 
 def _workers_of(executor: Executor) -> int:
