@@ -373,6 +373,8 @@ async def test_a_word_that_is_no_text_fails_its_task_alone(flow: WorkflowEngine)
     run = flow.executable_task(bodies.words)
     with pytest.raises(CommandError, match="not UTF-8"):
         await run("echo", os.fsdecode(b"\xff"))
+    with pytest.raises(CommandError, match="refused"):
+        await flow.executable_task(env={"NAME": os.fsdecode(b"\xff")})(bodies.words)("true")
     with pytest.raises(CommandStartError, match="too long"):
         await run("echo", "a" * 200_000)
     assert await run("echo", "fine") == "fine\n"

@@ -111,8 +111,13 @@ class HeldPilot:
     def submit(self, descriptions: Sequence[Mapping[str, Any]]) -> None:
         """Submit tasks."""
         # First: the end of one may be told before this returns.
-        self._unfinished.update(each["uid"] for each in descriptions)
-        self._tasks.submit_tasks([rp.TaskDescription(dict(each)) for each in descriptions])
+        uids = {each["uid"] for each in descriptions}
+        self._unfinished |= uids
+        try:
+            self._tasks.submit_tasks([rp.TaskDescription(dict(each)) for each in descriptions])
+        except BaseException:
+            self._unfinished -= uids  # it has none of them, and could not wait for them at the end
+            raise
 
     def cancel(self, uids: Sequence[str]) -> None:
         """Have RADICAL-Pilot end tasks, without a grace."""

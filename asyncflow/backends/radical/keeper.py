@@ -268,9 +268,11 @@ class Keeper:
             with contextlib.suppress(Exception):
                 leaving = self._scheduler.retire_workers(list(self._scheduler.workers), close_workers=True, remove=True)
                 await asyncio.wait_for(leaving, _RETIRING)
-        with contextlib.suppress(asyncio.TimeoutError):
+        try:
             closing = self._work.done(lambda: self._held.close(self._in_order))
             await asyncio.wait_for(closing, _CLOSING if self._in_order else _CLOSING_DEAD)
+        except Exception:  # what it leaves is found and ended all the same
+            _log.exception("RADICAL-Pilot could not end its session")
         if self._scheduler is not None:
             await self._scheduler.close()
         await aside(lambda: leftovers.end_session(self._files))
