@@ -241,14 +241,18 @@ class WorkDied(Exception):
         self.loss = loss
 
 
-class Reports(Protocol):
-    """What becomes of items, told by whoever runs them. Callable from any thread."""
+class ItemReports(Protocol):
+    """What becomes of items where nothing but they can end, told by whoever runs them. Callable from any thread."""
 
     def started(self, item: WorkItem, place: Place, time: float) -> None:
         """`item` began to run. Optional where the capability `reports_start` is False."""
 
     def finished(self, item: WorkItem, outcome: Outcome) -> None:
         """`item` ended by itself, or is dead after `cancel`."""
+
+
+class Reports(ItemReports, Protocol):
+    """The same where workers can be lost."""
 
     def lost(self, item: WorkItem, loss: Loss) -> None:
         """`item` will not end: its worker is gone."""

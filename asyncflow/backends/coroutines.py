@@ -10,19 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from time import time
-from typing import Any, Protocol
+from typing import Any
 
 from asyncflow.backends.body import cancelled_outcome, close_loop, enter_worker, task_error
-from asyncflow.backends.contract import Outcome, Place, WorkItem
+from asyncflow.backends.contract import ItemReports, Outcome, Place, WorkItem
 
 _log = logging.getLogger("asyncflow")
-
-
-class Reports(Protocol):
-    """The part of `Reporter` that workers use."""
-
-    def started(self, item: WorkItem, place: Place, time: float) -> None: ...
-    def finished(self, item: WorkItem, outcome: Outcome) -> None: ...
 
 
 class CoroutineQueue:
@@ -63,7 +56,7 @@ class CoroutineLoop:
     A coroutine that blocks holds up only what is already on this loop: it takes no further ones while it is held.
     """
 
-    def __init__(self, queue: CoroutineQueue, reports: Reports, place: Place, concurrency: int) -> None:
+    def __init__(self, queue: CoroutineQueue, reports: ItemReports, place: Place, concurrency: int) -> None:
         self._queue = queue
         self._reports = reports
         self._place = place

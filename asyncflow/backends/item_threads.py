@@ -12,7 +12,7 @@ from typing import Any
 
 from asyncflow.backends.aside import aside
 from asyncflow.backends.body import enter_worker
-from asyncflow.backends.contract import Place, Reports, WorkItem
+from asyncflow.backends.contract import ItemReports, Place, WorkItem
 from asyncflow.backends.orphans import Family
 from asyncflow.backends.worker import Runtime
 
@@ -29,7 +29,9 @@ class ItemThreads:
     No method blocks, and all are called on one thread; reports come from others.
     """
 
-    def __init__(self, reports: Reports, execute: Callable[[WorkItem, Any], Any], *, name: str, grace: float) -> None:
+    def __init__(
+        self, reports: ItemReports, execute: Callable[[WorkItem, Any], Any], *, name: str, grace: float
+    ) -> None:
         """`execute` does what is to be done with what an executable's function returned."""
         self._name = name
         self._reports = reports

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asyncflow.backends.allocation import Allocation
-from asyncflow.backends.contract import Reports, WorkItem
+from asyncflow.backends.contract import ItemReports, WorkItem
 from asyncflow.backends.executable import run_executable
 from asyncflow.backends.item_threads import ItemThreads
 from asyncflow.backends.steps import StepLaunch, Steps
@@ -18,7 +18,7 @@ class StepRunner:
     No method blocks, and all are called on one thread; reports come from others.
     """
 
-    def __init__(self, allocation: Allocation, reports: Reports, *, name: str, grace: float) -> None:
+    def __init__(self, allocation: Allocation, reports: ItemReports, *, name: str, grace: float) -> None:
         """`grace` is seconds between TERM and KILL for one that is cancelled."""
         self._steps = Steps(allocation)
         self._threads = ItemThreads(reports, self._execute, name=name, grace=grace)

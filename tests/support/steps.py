@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from asyncflow.backends.allocation import Allocation
-from asyncflow.backends.contract import Definition, ExecutableOptions, Kind, Loss, Outcome, Place, WorkDied, WorkItem
+from asyncflow.backends.contract import Definition, ExecutableOptions, Kind, Outcome, Place, WorkDied, WorkItem
 from asyncflow.backends.step_runner import StepRunner
 from asyncflow.description import TaskDescription
 
@@ -62,15 +62,6 @@ class Runs:
 
     def finished(self, item: WorkItem, outcome: Outcome) -> None:
         self._loop.call_soon_threadsafe(self._runs[item].end.set_result, outcome)
-
-    def lost(self, item: WorkItem, loss: Loss) -> None:
-        raise AssertionError(loss)
-
-    def broken(self, reason: str) -> None:
-        raise AssertionError(reason)
-
-    def resized(self) -> None:
-        raise AssertionError
 
 
 def told(outcome: Outcome) -> Any:

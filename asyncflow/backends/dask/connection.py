@@ -12,7 +12,7 @@ from distributed import Client
 from distributed.comm.core import connect
 from distributed.security import Security
 
-from asyncflow.backends.contract import Reports
+from asyncflow.backends.contract import ItemReports
 from asyncflow.backends.dask.dispatcher import Steps
 from asyncflow.backends.dask.node import Node
 from asyncflow.description import Resources
@@ -24,7 +24,7 @@ _ANSWER = 30.0
 class MakeSteps(Protocol):
     """Makes what runs executables beside the agents."""
 
-    def __call__(self, reports: Reports, nodes: Sequence[Node], *, name: str, grace: float) -> Steps:
+    def __call__(self, reports: ItemReports, nodes: Sequence[Node], *, name: str, grace: float) -> Steps:
         """`nodes` are those that there are at any time, `grace` seconds between TERM and KILL for what is cancelled."""
 
 

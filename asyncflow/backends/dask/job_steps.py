@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asyncflow.backends.allocation import Allocation
-from asyncflow.backends.contract import Reports, WorkItem
+from asyncflow.backends.contract import ItemReports, WorkItem
 from asyncflow.backends.dask.node import Node, Share
 from asyncflow.backends.step_runner import StepRunner
 
@@ -14,7 +14,7 @@ class JobSteps:
     """Runs executables as steps of the allocation's job."""
 
     def __init__(
-        self, allocation: Allocation, reports: Reports, nodes: Sequence[Node], *, name: str, grace: float
+        self, allocation: Allocation, reports: ItemReports, nodes: Sequence[Node], *, name: str, grace: float
     ) -> None:
         self._runner = StepRunner(allocation, reports, name=name, grace=grace)
 

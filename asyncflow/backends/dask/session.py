@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed.comm.core import connect
 
-from asyncflow.backends.contract import Loss, Outcome, Place, Reports, WorkItem
+from asyncflow.backends.contract import Outcome, Place, Reports, WorkItem
 from asyncflow.backends.dask import agent
 from asyncflow.backends.dask.agent import Options, Presence
 from asyncflow.backends.dask.connection import Connection
@@ -19,7 +19,7 @@ from asyncflow.backends.dask.dispatcher import Dispatcher
 from asyncflow.backends.dask.node import Node
 from asyncflow.backends.dask.wire import Wire
 from asyncflow.description import Resources
-from asyncflow.errors import BackendStartError, InternalError, WorkerRefusedError
+from asyncflow.errors import BackendStartError, WorkerRefusedError
 
 _log = logging.getLogger("asyncflow")
 
@@ -246,15 +246,6 @@ class StepReports:
 
     def finished(self, item: WorkItem, outcome: Outcome) -> None:
         self._loop.call_soon_threadsafe(self._dispatcher.step_ended, item, outcome)
-
-    def lost(self, item: WorkItem, loss: Loss) -> None:
-        raise InternalError("an executable has no worker to lose")
-
-    def broken(self, reason: str) -> None:
-        raise InternalError("executables cannot break as a whole")
-
-    def resized(self) -> None:
-        raise InternalError("executables have no size")
 
 
 _KINDS = ("cores", "gpus", "memory")

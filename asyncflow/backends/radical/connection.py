@@ -9,7 +9,7 @@ from typing import Any
 
 from distributed import Client
 
-from asyncflow.backends.contract import Reports
+from asyncflow.backends.contract import ItemReports
 from asyncflow.backends.dask.connection import Connection
 from asyncflow.backends.dask.node import Node
 from asyncflow.backends.dask.wire import Message, Wire
@@ -45,7 +45,7 @@ class PilotConnection(Connection):
         self._nodes = nodes
         self._tasks: PilotTasks | None = None
 
-    def _make_tasks(self, reports: Reports, nodes: Sequence[Node], *, name: str, grace: float) -> PilotTasks:
+    def _make_tasks(self, reports: ItemReports, nodes: Sequence[Node], *, name: str, grace: float) -> PilotTasks:
         self._tasks = PilotTasks(self._wire, self._session, self._nodes, reports, nodes, name=name, grace=grace)
         return self._tasks
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from asyncflow.backends.aside import aside
 from asyncflow.backends.body import cancelled_outcome
-from asyncflow.backends.contract import ExecutableOptions, Outcome, Place, Reports, WorkItem
+from asyncflow.backends.contract import ExecutableOptions, ItemReports, Outcome, Place, WorkItem
 from asyncflow.backends.dask.node import Node, Share
 from asyncflow.backends.dask.wire import Wire
 from asyncflow.backends.executable import TAIL, output_files, parse_command
@@ -32,7 +32,7 @@ from asyncflow.backends.radical.description import (
 )
 from asyncflow.backends.radical.messages import PilotNode, TaskState
 from asyncflow.backends.radical.workers import worker_name
-from asyncflow.errors import CommandError, CommandNotFoundError, CommandStartError, ExecutableError, InternalError
+from asyncflow.errors import CommandError, CommandNotFoundError, CommandStartError, ExecutableError
 
 #: Seconds for agents to answer where the pilot is gone.
 _PATIENCE = 5.0
@@ -65,7 +65,7 @@ class PilotTasks:
         wire: Wire,
         session: str,
         nodes: Sequence[PilotNode],
-        reports: Reports,
+        reports: ItemReports,
         workers: Sequence[Node],
         *,
         name: str,
@@ -295,15 +295,6 @@ class _Made:
 
     def finished(self, item: WorkItem, outcome: Outcome) -> None:
         self._tasks.made(item, outcome)
-
-    def lost(self, item: WorkItem, loss: Any) -> None:
-        raise InternalError("a function on a thread has no worker to lose")
-
-    def broken(self, reason: str) -> None:
-        raise InternalError("threads cannot break")
-
-    def resized(self) -> None:
-        raise InternalError("threads have no size")
 
 
 def _code(exit_code: int) -> int:
