@@ -65,6 +65,7 @@ class Definition:
         "kind",
         "name",
         "plain",
+        "rank",
         "reference",
         "request",
         "shares_worker",
@@ -95,6 +96,8 @@ class Definition:
         self.shares_worker = kind is Kind.FUNCTION and is_async and description is None
         #: What an item holds from start to end; one core where nothing is named.
         self.request = description.resources if description is not None else _ONE_CORE
+        #: What each of its ranks holds.
+        self.rank = description.rank if description is not None else _ONE_CORE
         #: Module and qualified name under which a worker can import the task; None where it must travel by value.
         self.reference = reference
         #: Mean seconds that its calls lately took, kept by the backend that runs them; None until there is evidence.
@@ -306,8 +309,8 @@ class Capabilities:
         largest = self.largest or self.total
         if not self.spreads_ranks or definition.kind is not Kind.EXECUTABLE:
             return definition.request.shortfalls(largest)
-        rank = _ONE_CORE if definition.description is None else definition.description.rank
-        return definition.request.shortfalls(self.total) or [f"{lack} on one node" for lack in rank.shortfalls(largest)]
+        lacks = definition.rank.shortfalls(largest)
+        return definition.request.shortfalls(self.total) or [f"{lack} on one node" for lack in lacks]
 
 
 class Backend(Protocol):

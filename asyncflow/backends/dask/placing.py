@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from asyncflow.backends.contract import Definition
 from asyncflow.backends.dask.node import Job, Node
@@ -11,11 +12,8 @@ from asyncflow.description import Resources
 
 def rank_of(definition: Definition, memory_per_core: int) -> Resources:
     """What one rank of an executable holds; `memory_per_core` is what SLURM counts where its task names no memory."""
-    description = definition.description
-    if description is None:
-        return Resources(1, 0, memory_per_core)
-    cores = description.cores_per_rank
-    return Resources(cores, description.gpus_per_rank, description.mem_per_rank or cores * memory_per_core)
+    rank = definition.rank
+    return rank if rank.memory else replace(rank, memory=rank.cores * memory_per_core)
 
 
 def spread(job: Job, nodes: Sequence[Node], *, empty: bool = False) -> dict[Node, int]:

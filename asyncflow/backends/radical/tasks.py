@@ -135,15 +135,15 @@ class PilotTasks:
         return describe_attempt(attempt.uid, self._session, item, attempt.argv, cwd, self._slots(attempt))
 
     def _slots(self, attempt: Attempt) -> Sequence[dict[str, Any]]:
-        asked = attempt.item.definition.description
-        cores, gpus = (1, 0) if asked is None else (asked.cores_per_rank, asked.gpus_per_rank)
+        rank = attempt.item.definition.rank
+        cores, gpus = rank.cores, rank.gpus
         slots = []
         for share in attempt.shares:
             name = share.node.name
             taken = attempt.cores[name] = [self._free[name].popleft() for _ in range(share.ranks * cores)]
             ids = [int(gpu) for gpu in share.gpus]
-            for rank in range(share.ranks):
-                own = taken[rank * cores : (rank + 1) * cores], ids[rank * gpus : (rank + 1) * gpus]
+            for number in range(share.ranks):
+                own = taken[number * cores : (number + 1) * cores], ids[number * gpus : (number + 1) * gpus]
                 slots.append(slot(self._nodes[name], *own))
         return slots
 
