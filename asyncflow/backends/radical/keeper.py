@@ -164,11 +164,12 @@ class Keeper:
         if task.final and task.exit_code is None and task.reason and not self._end.done():
             _log.warning("task %s: %s: %s", task.uid, task.state, task.reason)
         # A worker that runs is not waited for.
-        settled = task.final or (self._pilot_workers is not None and self._pilot_workers.has(task.uid))
-        if self._pulse.heard(task.uid, settled):
+        workers = self._pilot_workers
+        is_worker = workers is not None and workers.has(task.uid)
+        if self._pulse.heard(task.uid, task.final or is_worker):
             self._work.soon(lambda: shutil.rmtree(task.sandbox, ignore_errors=True), self.end)
-        if task.final and self._pilot_workers is not None and self._pilot_workers.has(task.uid):
-            again = asyncio.ensure_future(self._start_again(self._pilot_workers, task))
+        if task.final and workers is not None and is_worker:
+            again = asyncio.ensure_future(self._start_again(workers, task))
             self._again.add(again)
             again.add_done_callback(self._again.discard)
         if task.uid in self._out:
@@ -180,13 +181,16 @@ class Keeper:
         """Start another worker in the place of one whose task has ended; where it lives on, it is let go first."""
         if self._end.done():
             return
-        name = workers.name(task.uid)
-        with contextlib.suppress(Exception):
-            leaving = self._scheduler.retire_workers(names=[name], close_workers=True, remove=True)
-            await asyncio.wait_for(leaving, _RETIRING)
+        await self._send_home(names=[workers.name(task.uid)])
         trouble = workers.ended(task)
         if trouble is not None:
             self.end(trouble)
+
+    async def _send_home(self, **which: list[str]) -> None:
+        """Let Dask's workers end by themselves."""
+        with contextlib.suppress(Exception):
+            leaving = self._scheduler.retire_workers(**which, close_workers=True, remove=True)
+            await asyncio.wait_for(leaving, _RETIRING)
 
     # --- tasks -------------------------------------------------------------------------------------------------------
 
@@ -265,9 +269,7 @@ class Keeper:
 
     async def _close(self) -> None:
         if self._scheduler is not None:
-            with contextlib.suppress(Exception):
-                leaving = self._scheduler.retire_workers(list(self._scheduler.workers), close_workers=True, remove=True)
-                await asyncio.wait_for(leaving, _RETIRING)
+            await self._send_home(workers=list(self._scheduler.workers))
         try:
             closing = self._work.done(lambda: self._held.close(self._in_order))
             await asyncio.wait_for(closing, _CLOSING if self._in_order else _CLOSING_DEAD)
