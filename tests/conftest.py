@@ -20,7 +20,7 @@ if os.geteuid() == 0:
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
-    if _NO_SKIPS and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
+    if _NO_SKIPS and report.outcome == "skipped":
         report.outcome = "failed"
         report.longrepr = f"no test may be skipped here: {report.longrepr}"
 

@@ -44,7 +44,7 @@ class TestThreadsInBatches(TestThreads):
 
 class TestProcessesInBatches(TestProcesses):
     #: It rests on the order in which calls begin, which a batch behind a long call does not keep.
-    test_cancelled_tasks_in_the_queue_never_run = None  # type: ignore[assignment]
+    test_cancelled_tasks_in_the_queue_never_run = None  # type: ignore[assignment]  # so it is no test
 
     @pytest.fixture(autouse=True)
     def _in_batches(self) -> Iterator[None]:

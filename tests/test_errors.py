@@ -8,7 +8,9 @@ import pickle
 import re
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -25,7 +27,7 @@ class Case(NamedTuple):
     error: errors.AsyncflowError
     message: str
     base: type[BaseException] = Exception
-    data: dict[str, Any] = {}  # noqa: RUF012  # never changed
+    data: Mapping[str, Any] = MappingProxyType({})
 
 
 _ROOT = ValueError("no such column\nmore of it")

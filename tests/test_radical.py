@@ -201,17 +201,19 @@ def test_words_arrive_as_they_are(word: str, tmp_path: Path) -> None:
 
 async def test_a_pilot_that_answers_is_alive() -> None:
     probes: list[str] = []
+    third = asyncio.Event()
 
     def probe() -> str:
         probes.append(f"probe.{len(probes)}")
         asyncio.get_running_loop().call_soon(pulse.heard, probes[-1], True)
+        if len(probes) == 3:
+            third.set()
         return probes[-1]
 
     pulse = Pulse(probe, beat=0.001, deadline=0.0)
     pulse.sent("task")
     watch = asyncio.ensure_future(pulse.stops())
-    while len(probes) < 3:  # noqa: ASYNC110  # each is the event
-        await asyncio.sleep(0)
+    await asyncio.wait_for(third.wait(), NEVER)
     pulse.heard("task", True)
     assert not watch.done()
     watch.cancel()

@@ -60,7 +60,7 @@ async def until(true: Callable[[], bool]) -> None:
     """Wait for what is announced to nobody."""
 
     async def look() -> None:
-        while not true():  # noqa: ASYNC110  # as it says
+        while not true():  # noqa: ASYNC110  # nothing sets an event
             await asyncio.sleep(0.001)
 
     await soon(look())

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 R = TypeVar("R")
 
@@ -25,7 +25,7 @@ async def aside(function: Callable[[], R], name: str = "asyncflow-aside") -> R:
         if error is not None:
             future.set_exception(error)
         else:
-            future.set_result(value)  # type: ignore[arg-type]  # R itself may be None
+            future.set_result(cast("R", value))  # which may be None itself
 
     def work() -> None:
         value, error = None, None

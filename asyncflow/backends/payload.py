@@ -102,15 +102,17 @@ def dump_function(definition: Definition) -> bytes:
 def load_function(name: str, data: Segment) -> Callable[..., Any]:
     """The function that `dump_function` wrote."""
     try:
+        function: Callable[..., Any]
         reference, function = loads(data)
         if reference is None:
-            return function  # type: ignore[no-any-return]  # whatever callable the definition held
+            return function
         target: Any = importlib.import_module(reference[0])
         for attribute in reference[1].split("."):
             target = getattr(target, attribute)
-        return target.fn if hasattr(target, "fn") else target  # type: ignore[no-any-return]  # a Task, or the function
+        function = target.fn if hasattr(target, "fn") else target  # a Task, or the function
     except BaseException as error:
         raise NotPicklableError(name, "function", f"on the worker, {_reason(error)}") from error
+    return function
 
 
 def pack(value: Any) -> list[bytes | memoryview]:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from asyncflow.backends.contract import CONTRACT_VERSION, Backend
 from asyncflow.backends.executor import ExecutorBackend
@@ -73,7 +73,7 @@ async def _resolve(given: Any) -> Backend:
     if isinstance(given, str):
         return find_backend(given)()
     if _is_backend(given):
-        return given  # type: ignore[no-any-return]  # the protocol was just checked
+        return given
     if isinstance(given, Executor):
         return ExecutorBackend(given)
     if inspect.isawaitable(given):
@@ -85,7 +85,7 @@ async def _awaited(given: Awaitable[Any]) -> Backend:
     return await _resolve(await given)
 
 
-def _is_backend(given: Any) -> bool:
+def _is_backend(given: Any) -> TypeGuard[Backend]:
     if inspect.isclass(given):
         return False
     return all(callable(getattr(given, method, None)) for method in ("start", "submit", "cancel", "stop"))
@@ -96,11 +96,13 @@ def find_backend(name: str) -> Callable[..., Backend]:
     reference = _OWN.get(name)
     if reference is not None:
         module, _, attribute = reference.partition(":")
-        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]  # by name
+        own: Callable[..., Backend] = getattr(importlib.import_module(module), attribute)
+        return own
     registered = _registered()
     if name not in registered:
         raise UnknownBackendError(name, sorted({*_OWN, *registered}))
-    return registered[name].load()  # type: ignore[no-any-return]  # a third party's class
+    theirs: Callable[..., Backend] = registered[name].load()
+    return theirs
 
 
 def known_backends() -> list[str]:

@@ -92,6 +92,6 @@ async def _connected(own: Any, may_grow: bool, timeout: float, **options: Any) -
 
 
 async def _client(timeout: float, **options: Any) -> Client:
-    client: Any = Client(**options, asynchronous=True, set_as_default=False, timeout=timeout)
+    client: Client = Client(**options, asynchronous=True, set_as_default=False, timeout=timeout)
     await client
-    return client  # type: ignore[no-any-return]  # awaiting it is untyped
+    return client

@@ -57,7 +57,8 @@ class Connection:
     @property
     def security(self) -> Security:
         """With which everything here is connected."""
-        return self.client.security  # type: ignore[no-any-return]  # untyped
+        security: Security = self.client.security
+        return security
 
     async def ended(self) -> str:
         """Wait until the cluster is gone; why."""

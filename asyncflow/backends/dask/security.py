@@ -18,9 +18,10 @@ def secured(asked: Any) -> Security | None:
     if asked is not True:
         raise InvalidOptionError("security", asked, "True, or a distributed.Security")
     try:
-        return Security.temporary()  # type: ignore[no-any-return]  # untyped
+        made: Security = Security.temporary()
     except ImportError as error:
         raise InvalidOptionError("security", asked, "possible where `pip install cryptography` was done") from error
+    return made
 
 
 def variables_of(security: Any) -> dict[str, str]:
