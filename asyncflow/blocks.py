@@ -9,6 +9,7 @@ from functools import partial
 from time import time
 from typing import Any
 
+from asyncflow.backends import origin
 from asyncflow.backends.body import task_error
 from asyncflow.backends.contract import Capabilities, Outcome, Place, Reporter, WorkItem
 from asyncflow.description import Resources
@@ -43,6 +44,8 @@ class BlockRunner:
     def submit(self, items: Sequence[WorkItem]) -> None:
         loop = asyncio.get_running_loop()
         for item in items:
+            if item.origin is not None and item.context is not None:
+                origin.enter(item.origin, item.context)
             create = partial(loop.create_task, self._host(item), name=f"{item.definition.name} ({item.uid})")
             # The task copies the context that it is created in.
             task = item.context.run(create) if item.context is not None else create()

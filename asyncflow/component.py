@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from asyncflow.backends.contract import Definition, Kind, WorkItem
+from asyncflow.backends.contract import Definition, Kind, Loss, Place, WorkItem
 from asyncflow.graph import Node, State
 
 if TYPE_CHECKING:
@@ -66,7 +66,67 @@ class Binding:
         self.keeps = keeps
 
 
-class Component(Node):
+class Course(Node):
+    """What an observer notes of a component; unset without one.
+
+    Not in an object of its own: that would have to be looked at by every run of the garbage collector, which for a
+    hundred thousand pending tasks costs more than all the rest of telemetry.
+    """
+
+    __slots__ = (
+        "context_ids",
+        "created",
+        "depends_on",
+        "ended",
+        "error",
+        "lost",
+        "over",
+        "past",
+        "place",
+        "queued",
+        "resolved",
+        "seen_running",
+        "shown",
+        "span",
+        "started",
+        "submitted",
+        "told",
+        "traceparent",
+        "waiting",
+    )
+
+    # Times are seconds since the epoch; None for what has not happened. `started` and `ended` are by the clock of the
+    # host that ran it. All but the first two are of the current attempt.
+    created: float
+    resolved: float | None
+    submitted: float | None
+    queued: float | None
+    started: float | None
+    ended: float | None
+    place: Place | None
+    #: uids of the components that it depends on, in the order met.
+    depends_on: tuple[str, ...]
+    #: Why it ended, where that was not well.
+    error: BaseException | Loss | None
+    #: Whether the attempt ended with its worker, through no fault of the task's.
+    lost: bool
+    #: Whether the component has ended, and all of the above is known.
+    over: bool
+    #: Its span while that is open; its ids as OpenTelemetry's SpanContext, and as W3C writes them.
+    span: Any
+    context_ids: Any
+    traceparent: str | None
+    #: What its body's process told beside the result, as `backends.origin` packs it.
+    told: bytes | None
+    #: Attempts before this one that have not been told of yet; None where there are none.
+    past: list[Any] | None
+    # The observer's own: how far it has told of it, whether it is about to, whether it told that it runs.
+    shown: int
+    waiting: bool
+    seen_running: bool
+
+
+class Component(Course):
     """A node of the graph with all that the engine knows of one call. Belongs to one scheduler and its loop."""
 
     __slots__ = (
@@ -141,6 +201,15 @@ class Component(Node):
     @property
     def name(self) -> str:
         return self.binding.definition.name
+
+    @property
+    def definition(self) -> Definition:
+        return self.binding.definition
+
+    @property
+    def backend(self) -> str:
+        """The name of the one that runs it."""
+        return self.binding.lane.state.backend.name
 
     @property
     def state(self) -> State:

@@ -9,12 +9,12 @@ import inspect
 import threading
 import uuid
 import warnings
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from time import time
 from types import TracebackType
-from typing import Any, Literal, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
 from asyncflow import options
 from asyncflow.arguments import find_futures
@@ -37,6 +37,8 @@ from asyncflow.errors import (
     ForeignThreadError,
     InvalidOptionError,
     TaskDefinitionError,
+    TelemetryNotInstalledError,
+    TelemetryRunningError,
     UnknownBackendError,
     UnsatisfiableRequestError,
 )
@@ -48,6 +50,9 @@ from asyncflow.scheduler import Scheduler
 from asyncflow.scope import WorkflowScope, _open, closed, enter, opened, scope_of
 from asyncflow.task import Decorators, Task, refuse_on_worker
 from asyncflow.walltime import Walltime, allocation_end, walltime_of
+
+if TYPE_CHECKING:
+    from asyncflow.telemetry import Telemetry
 
 R = TypeVar("R")
 
@@ -91,6 +96,7 @@ class WorkflowEngine(Decorators):
         #: What displays of progress ended with: the next one leaves out what had ended by then.
         self._shown: dict[str, Counts] = {}
         self._stop_guard: Callable[[], None] = lambda: None
+        self._telemetry: Telemetry | None = None
         self._shutdown: asyncio.Task[None] | None = None
         self._ended = False
 
@@ -105,6 +111,7 @@ class WorkflowEngine(Decorators):
         block_warning: float | None = 1.0,
         walltime: float | Literal[False] | None = None,
         walltime_margin: float | None = None,
+        telemetry: str | Path | None = None,
     ) -> EngineCreation:
         """Start an engine: `await` it, or use it in `async with`, which shuts it down.
 
@@ -118,6 +125,9 @@ class WorkflowEngine(Decorators):
         `walltime` is the seconds from now that the engine has: some before that it begins nothing more, and ends what
         is unfinished with WalltimeReached. None is what is left of the SLURM allocation, if there is one; False is no
         end. `walltime_margin` is how many seconds before; None is a tenth of the walltime, and at most 60.
+
+        `telemetry` is the `path` of a `start_telemetry()` at once; None is none, or what `asyncflow run --telemetry`
+        named.
         """
         options.whole("history", history, 0)
         if block_warning is not None:
@@ -139,9 +149,17 @@ class WorkflowEngine(Decorators):
             walltime or None,
             walltime_margin,
         )
-        return EngineCreation(make, backend, dry_run, in_allocation=walltime is None)
+        _check_path("telemetry", telemetry)
+        start = partial(
+            WorkflowEngine._start,
+            given=backend,
+            dry_run=dry_run,
+            in_allocation=walltime is None,
+            telemetry=_default.telemetry if telemetry is None else telemetry,
+        )
+        return EngineCreation(make, start)
 
-    async def _start(self, given: Any, dry_run: bool, in_allocation: bool) -> None:
+    async def _start(self, given: Any, dry_run: bool, in_allocation: bool, telemetry: str | Path | None) -> None:
         for backend in await resolve_backends(given):
             self._backends[backend.name] = BackendState(NoopBackend(backend.name) if dry_run else backend)
         started: list[Backend] = []
@@ -160,7 +178,7 @@ class WorkflowEngine(Decorators):
                 raise
             raise BackendStartError(started[-1].name, f"{type(error).__name__}: {error}") from error
         await self._blocks.backend.start(self._scheduler.direct_reporter(self._blocks))
-        self._stop_guard = start_guard(self.loop, self._block_warning, self.uid)
+        self._stop_guard = start_guard(self.loop, self._block_warning, self.uid, self._tell_blocked)
         opened(self)
         # asyncio.run closes asynchronous generators when it ends: that is how a forgotten engine is noticed, without
         # a task of ours among the user's.
@@ -170,6 +188,12 @@ class WorkflowEngine(Decorators):
             self._walltime.end_at(self._ends)
         elif in_allocation and (read := allocation_end()) is not None:
             self._walltime.follow(read)
+        if telemetry is not None:
+            try:
+                await self.start_telemetry(telemetry)
+            except BaseException:
+                await self.shutdown(grace=0)
+                raise
 
     async def _shut_down_with_loop(self) -> AsyncGenerator[None, None]:
         try:
@@ -267,6 +291,56 @@ class WorkflowEngine(Decorators):
         self._check_loop("flow.progress")
         return Progress(self._scheduler, self._shown, file)
 
+    # --- telemetry ---------------------------------------------------------------------------------------------------
+
+    async def start_telemetry(
+        self,
+        path: str | Path | None = "telemetry/",
+        *,
+        span_processors: Sequence[Any] = (),
+        metric_readers: Sequence[Any] = (),
+        prometheus: bool | int | tuple[str, int] = False,
+        resource_interval: float | None = 5.0,
+    ) -> Telemetry:
+        """Tell what happens from now on: events to a file, spans and metrics to OpenTelemetry. Needs `telemetry`.
+
+        `path` is the folder where a new JSONL file is written, or that file where it ends in `.jsonl`; None for none.
+        Spans and metrics go to the providers that the application has set, and to `span_processors` and
+        `metric_readers` (OpenTelemetry SDK objects), which are shut down with this. `prometheus` serves metrics on
+        loopback: True on any free port, or a port, or host and port; `telemetry.prometheus_url` says where.
+        `resource_interval` is seconds between looks at how busy the hosts are; None for never.
+        """
+        self._check_loop("flow.start_telemetry")
+        if self.closed:
+            raise EngineClosedError("flow.start_telemetry", self.uid)
+        if self._telemetry is not None:
+            raise TelemetryRunningError(self.uid)
+        if resource_interval is not None:
+            options.seconds("resource_interval", resource_interval, positive=True)
+        _check_path("path", path)
+        try:
+            from asyncflow.telemetry.session import Options, Telemetry
+        except ModuleNotFoundError as error:
+            raise TelemetryNotInstalledError(error.name or str(error)) from error
+        asked = Options(path, span_processors, metric_readers, _address("prometheus", prometheus), resource_interval)
+        self._telemetry = Telemetry(self, [state.backend for state in self._backends.values()], asked)
+        try:
+            await self._telemetry.start()
+        except BaseException:
+            self._telemetry = None
+            raise
+        return self._telemetry
+
+    @property
+    def telemetry(self) -> Telemetry | None:
+        """What `start_telemetry()` gave; None while there is none."""
+        return self._telemetry
+
+    def _tell_blocked(self, who: str, where: str, seconds: float) -> None:
+        observer = self._scheduler.observer
+        if observer is not None:
+            observer.blocked(who, where, seconds)
+
     # --- the end -----------------------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
@@ -318,6 +392,8 @@ class WorkflowEngine(Decorators):
         for state in self._backends.values():
             give_back(state.backend)
         self._scheduler.abandon_all(message)
+        if self._telemetry is not None:
+            await self._telemetry.stop()
         await self._walltime.closed()
         self._stop_guard()
         closed(self)
@@ -354,14 +430,41 @@ class WorkflowEngine(Decorators):
         return engine_card(self.uid, self.closed, self._backends.values(), count(self._scheduler))
 
 
+def _check_path(option: str, path: Any) -> None:
+    if path is not None and not isinstance(path, (str, Path)):
+        raise InvalidOptionError(option, path, "the path of a folder, or of a file that ends in .jsonl; or None")
+
+
+class _Default:
+    """What engines do where the script says nothing."""
+
+    telemetry: str | None = None
+
+
+_default = _Default()
+
+
+def tell_by_default(path: str) -> None:
+    """Let `telemetry=None` stand for this path from now on."""
+    _default.telemetry = path
+
+
+def _address(option: str, given: Any) -> tuple[str, int] | None:
+    """Host and port of a server that was asked for; loopback and any free port where not said otherwise."""
+    if given is False:
+        return None
+    host, port = given if isinstance(given, tuple) and len(given) == 2 else ("127.0.0.1", 0 if given is True else given)
+    if not isinstance(host, str) or isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536:
+        raise InvalidOptionError(option, given, "True, a port, or a host and a port")
+    return host, port
+
+
 class EngineCreation:
     """What `WorkflowEngine.create()` returns: await it for the engine, or enter it with `async with`."""
 
-    def __init__(self, make: Callable[[], WorkflowEngine], backend: Any, dry_run: bool, in_allocation: bool) -> None:
+    def __init__(self, make: Callable[[], WorkflowEngine], start: Callable[[WorkflowEngine], Awaitable[None]]) -> None:
         self._make = make
-        self._backend = backend
-        self._dry_run = dry_run
-        self._in_allocation = in_allocation
+        self._start = start
         self._flow: WorkflowEngine | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -372,7 +475,7 @@ class EngineCreation:
 
     async def _create(self) -> WorkflowEngine:
         flow = self._make()
-        await flow._start(self._backend, self._dry_run, self._in_allocation)
+        await self._start(flow)
         return flow
 
     def __await__(self) -> Generator[Any, None, WorkflowEngine]:

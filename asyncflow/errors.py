@@ -30,9 +30,12 @@ __all__ = [
     "DuplicateBackendError",
     "EngineClosedError",
     "EngineNotPicklableError",
+    "EventDefinitionError",
+    "EventFieldError",
     "ExecutableError",
     "ForeignFutureError",
     "ForeignThreadError",
+    "ForeignTracerProviderError",
     "FutureNotSettableError",
     "InternalError",
     "InvalidOptionError",
@@ -42,6 +45,9 @@ __all__ = [
     "NotABackendError",
     "NotAwaitedError",
     "NotPicklableError",
+    "NotTelemetryError",
+    "NothingToExportError",
+    "PrometheusEndpointError",
     "RemoteError",
     "RemoteTraceback",
     "ResultLostError",
@@ -49,8 +55,11 @@ __all__ = [
     "TaskDefinitionError",
     "TaskExitError",
     "TaskTimeoutError",
+    "TelemetryNotInstalledError",
+    "TelemetryRunningError",
     "UnknownBackendError",
     "UnknownOptionError",
+    "UnknownSessionError",
     "UnsatisfiableRequestError",
     "WalltimeReached",
     "WorkerLostError",
@@ -345,6 +354,8 @@ class DependencyFailureError(AsyncflowError):
         self.uid = uid
         #: The exception of the task that failed first, at the far end of the chain.
         self.root_cause: BaseException = cause.root_cause if isinstance(cause, DependencyFailureError) else cause
+        #: uid of that task.
+        self.root_uid: str = cause.root_uid if isinstance(cause, DependencyFailureError) else failed[0][1]
         #: Names of the direct dependencies that failed.
         self.failed_dependencies: tuple[str, ...] = tuple(name for name, _ in failed)
         #: `name (uid)` from the root to the failed direct dependency.
@@ -602,3 +613,96 @@ def signal_name(number: int) -> str:
         return f"signal {number} ({signal.Signals(number).name})"
     except ValueError:
         return f"signal {number}"
+
+
+class TelemetryNotInstalledError(AsyncflowError, ImportError):
+    """Telemetry was asked for where what it needs is not installed."""
+
+    def __init__(self, missing: str) -> None:
+        self.missing = missing
+        super().__init__(f"telemetry needs {missing!r}, which is not installed: pip install 'asyncflow-hpc[telemetry]'")
+
+
+class TelemetryRunningError(AsyncflowError, RuntimeError):
+    """Telemetry was started twice."""
+
+    def __init__(self, uid: str) -> None:
+        self.uid = uid
+        super().__init__(f"engine {uid!r} has telemetry already: stop that first, with `await telemetry.stop()`")
+
+
+class ForeignTracerProviderError(AsyncflowError, ValueError):
+    """Span processors were given where the process has a tracer provider that takes none."""
+
+    def __init__(self, provider: str) -> None:
+        self.provider = provider
+        super().__init__(
+            f"span_processors cannot be used: this process has the tracer provider {provider}, which takes none; "
+            f"configure that one, or set none before telemetry is started"
+        )
+
+
+class EventDefinitionError(AsyncflowError, ValueError):
+    """A type of events that cannot be defined so."""
+
+    def __init__(self, name: Any, legal: str) -> None:
+        self.name = name
+        self.legal = legal
+        super().__init__(f"events cannot be defined as {name!r}: give {legal}")
+
+
+class EventFieldError(AsyncflowError, TypeError):
+    """An event with fields that its type does not have."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        self.name = name
+        self.problem = problem
+        super().__init__(f"event {name!r}: {problem}")
+
+
+class PrometheusEndpointError(AsyncflowError, OSError):
+    """The address at which Prometheus was to find the metrics cannot be used."""
+
+    def __init__(self, host: str, port: int, problem: str) -> None:
+        self.host = host
+        self.port = port
+        self.problem = problem
+        super().__init__(
+            f"Prometheus cannot be served at {host}:{port}: {problem}; name another address, or port 0 for any free one"
+        )
+
+
+# --- runs read back ---------------------------------------------------------------------------------------------------
+
+
+class NotTelemetryError(AsyncflowError, ValueError):
+    """A file or folder that holds no run that could be read back."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"{path} cannot be read as a run's telemetry: {problem}")
+
+
+class UnknownSessionError(AsyncflowError, LookupError):
+    """A session that a telemetry file does not hold."""
+
+    #: How many of the sessions the message names.
+    SHOWN = 8
+
+    def __init__(self, session: str, path: str, known: Sequence[str]) -> None:
+        self.session = session
+        self.path = path
+        #: Those of the file, in the order in which they began.
+        self.known = tuple(known)
+        named = ", ".join(map(repr, self.known[-self.SHOWN :]))
+        others = f" and {len(self.known) - self.SHOWN} others" if len(self.known) > self.SHOWN else ""
+        super().__init__(f"{path} has no session {session!r}; there are {named}{others}")
+
+
+class NothingToExportError(AsyncflowError, ValueError):
+    """A run without what the format asked for is made of."""
+
+    def __init__(self, session: str, what: str) -> None:
+        self.session = session
+        super().__init__(f"session {session!r} cannot be exported: {what}")

@@ -19,14 +19,18 @@ from typing import NamedTuple
 
 _log = logging.getLogger("asyncflow")
 
+#: Who held the loop, where, and for how many seconds.
+Tell = Callable[[str, str, float], None]
+
 
 class LoopGuard:
     """Watches one event loop from `start` to `stop`, both called on it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit: float, name: str) -> None:
-        """`limit` is seconds that a callback may hold the loop unnamed."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: float, name: str, tell: Tell | None = None) -> None:
+        """`limit` is seconds that a callback may hold the loop unnamed; `tell` is called on the guard's thread."""
         self._loop = loop
         self._limit = limit
+        self._tell = tell
         self._thread_id = threading.get_ident()
         self._alive = threading.Event()
         self._stopped = threading.Event()
@@ -60,13 +64,16 @@ class LoopGuard:
             culprit = self._culprit()
             self._alive.wait()
             if culprit is not None and not self._stopped.is_set():
+                seconds = monotonic() - last_seen
                 _log.warning(
                     "%s held the event loop for %.1f s at %s; nothing else ran meanwhile: make the blocking part a "
                     "task, which runs on a worker",
                     culprit.who,
-                    monotonic() - last_seen,
+                    seconds,
                     culprit.where,
                 )
+                if self._tell is not None:
+                    self._tell(culprit.who, culprit.where, seconds)
             last_seen = monotonic()
 
     def _culprit(self) -> Culprit | None:
@@ -112,10 +119,12 @@ def _name(frame: FrameType) -> str:
     return str(getattr(code, "co_qualname", code.co_name))  # co_qualname came with Python 3.11
 
 
-def start_guard(loop: asyncio.AbstractEventLoop, limit: float | None, name: str) -> Callable[[], None]:
-    """Start a guard where there is a limit; what stops it."""
+def start_guard(
+    loop: asyncio.AbstractEventLoop, limit: float | None, name: str, tell: Tell | None = None
+) -> Callable[[], None]:
+    """Start a guard where there is a limit; what stops it. `tell` is called when the loop is free again."""
     if not limit:
         return lambda: None
-    guard = LoopGuard(loop, limit, name)
+    guard = LoopGuard(loop, limit, name, tell)
     guard.start()
     return guard.stop

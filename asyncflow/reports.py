@@ -19,8 +19,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from asyncflow.backends.contract import Loss, Outcome, Place, WorkItem
+from asyncflow.backends.contract import HostFigures, Loss, Outcome, Place, WorkItem
 from asyncflow.errors import InternalError
+from asyncflow.observer import Observer
 
 #: Reports handled in one turn of the loop: a few milliseconds' worth, so that the loop stays responsive.
 _BURST = 1000
@@ -32,6 +33,8 @@ _LINGER = 0.0005
 
 class Handlers(Protocol):
     """What the scheduler does about reports, each under its lock."""
+
+    observer: Observer | None
 
     def on_started(self, item: WorkItem, time: float) -> None: ...
     def on_success(self, item: WorkItem, outcome: Outcome) -> None:
@@ -177,6 +180,9 @@ class MailboxReporter:
 
     def started(self, item: WorkItem, place: Place, time: float) -> None:
         item.started = time
+        observer = self._handlers.observer
+        if observer is not None:
+            observer.started(item, place, time)
         if item.watched:
             self._post(self._handlers.on_started, item, time)
 
@@ -196,6 +202,11 @@ class MailboxReporter:
     def resized(self) -> None:
         self._post(self._handlers.on_resized, self._state, None)
 
+    def measured(self, figures: HostFigures) -> None:
+        observer = self._handlers.observer
+        if observer is not None:
+            observer.measured(self._state.backend.name, figures)
+
 
 class DirectReporter:
     """The `Reporter` of the block runner, which is on the loop already: its ends count in the same turn."""
@@ -206,6 +217,8 @@ class DirectReporter:
 
     def started(self, item: WorkItem, place: Place, time: float) -> None:
         item.started = time
+        if self._handlers.observer is not None:
+            self._handlers.observer.started(item, place, time)
         if item.watched:
             self._handlers.on_started(item, time)
 
@@ -221,3 +234,6 @@ class DirectReporter:
 
     def resized(self) -> None:
         raise InternalError("the block runner has no size")
+
+    def measured(self, figures: HostFigures) -> None:
+        raise InternalError("the block runner has no host of its own")

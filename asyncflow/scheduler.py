@@ -36,6 +36,7 @@ from asyncflow.errors import (
 from asyncflow.future import FailureNotice, TaskFuture
 from asyncflow.graph import Phase, connect, orphans, release, validate
 from asyncflow.lane import BackendState, Lane
+from asyncflow.observer import Observer
 from asyncflow.options import seconds
 from asyncflow.reports import DirectReporter, Mailbox, MailboxReporter
 from asyncflow.stayed import StayedResults
@@ -102,6 +103,8 @@ class Scheduler:
         self._idle_waiters: list[asyncio.Future[None]] = []
         #: What is begun must end before; None while no end is known.
         self.walltime: Walltime | None = None
+        #: Who is told what happens to components.
+        self.observer: Observer | None = None
 
     def reporter(self, state: BackendState) -> MailboxReporter:
         """What the backend of `state` reports to."""
@@ -144,6 +147,8 @@ class Scheduler:
                     others = self._connect(component, futures) if futures else ()
                     self.unfinished[component.seq] = component
                     binding.tally.calls += 1
+                    if self.observer is not None:
+                        self.observer.created(component, futures)
                     for dependency in others:
                         self._depend(component, dependency)
                     if not component.waits and component.phase is Phase.WAITING:
@@ -218,6 +223,8 @@ class Scheduler:
 
     def _make_ready(self, component: Component, first: bool = False) -> None:
         component.move(Phase.READY)
+        if self.observer is not None:
+            self.observer.resolved(component)
         lane = component.binding.lane
         lane.push(component, first)
         if not lane.dirty:
@@ -327,15 +334,21 @@ class Scheduler:
         return item
 
     def _submit(self, lane: Lane, batch: list[WorkItem]) -> None:
+        if self.observer is not None:
+            self.observer.submitting(batch)
         try:
             lane.state.backend.submit(batch)
         except Exception as error:
             self._mailbox.post(self.on_broken, lane.state, f"submit raised {type(error).__name__}: {error}")
             return
+        if self.observer is not None:
+            self.observer.queued(batch)
         if not lane.reports_start:
             for item in batch:
                 item.started = time()
                 self.on_started(item, item.started)
+                if self.observer is not None:
+                    self.observer.started(item, None, item.started)
 
     # --- reports of backends -----------------------------------------------------------------------------------------
 
@@ -350,6 +363,8 @@ class Scheduler:
     def on_success(self, item: WorkItem, outcome: Outcome) -> None:
         seconds = outcome.ended - outcome.started
         if self._settle(item, seconds):
+            if self.observer is not None:
+                self.observer.settled(item, outcome)
             component: Component = item.component
             if self.walltime is not None:
                 self.walltime.learn(component.binding.tally, seconds)
@@ -366,6 +381,8 @@ class Scheduler:
             return
         if not self._settle(item, outcome.ended - outcome.started):
             return
+        if self.observer is not None:
+            self.observer.settled(item, outcome)
         component: Component = item.component
         if isinstance(error, asyncio.CancelledError):
             self._end_cancelled(component, component.reason or str(error) or None)
@@ -380,6 +397,8 @@ class Scheduler:
     def on_lost(self, item: WorkItem, loss: Loss) -> None:
         if not self._settle(item, None):
             return
+        if self.observer is not None:
+            self.observer.lost(item, loss)
         component: Component = item.component
         if loss.begun and not self._drains():  # or it is the batch system that ends the workers
             # Company is no proof of guilt: it runs again, alone, and a loss while alone is its own.
@@ -474,6 +493,8 @@ class Scheduler:
         item, component.item = component.item, None
         if item is None:
             return
+        if self.observer is not None:
+            self.observer.given_up(item)
         if component.timer is not None:
             component.timer.cancel()
             component.timer = None
@@ -501,6 +522,8 @@ class Scheduler:
             self._end_failed(component, wrong if isinstance(wrong, Exception) else TaskExitError("retry_delay", wrong))
             return
         component.move(Phase.BACKOFF)
+        if self.observer is not None:
+            self.observer.retried(component, error)
         if after is not None and after in after.lane.out:
             after.lane.then[after] = partial(self._back_off, component, delay)
         else:
@@ -673,6 +696,8 @@ class Scheduler:
     def _end_done(self, component: Component, value: Any) -> None:
         component.move(Phase.DONE)
         component.binding.tally.done += 1
+        if self.observer is not None:
+            self.observer.ended(component, None)
         future = component.future
         if isinstance(value, RemoteValue):
             self._end_stayed(component, value)
@@ -727,6 +752,8 @@ class Scheduler:
                 continue
             component.move(Phase.FAILED)
             component.binding.tally.failed += 1
+            if self.observer is not None:
+                self.observer.ended(component, error)
             future = component.future
             if future is not None and not _is_done(future):
                 future._failure = notice
@@ -744,6 +771,8 @@ class Scheduler:
                 continue
             component.move(Phase.CANCELLED)
             component.binding.tally.cancelled += 1
+            if self.observer is not None:
+                self.observer.ended(component, None if message is None else asyncio.CancelledError(message))
             future = component.future
             if isinstance(message, WalltimeReached):
                 # Not a CancelledError: whoever awaits the future would take itself for cancelled.
@@ -810,6 +839,14 @@ class Scheduler:
                 raise InternalError(f"{component.story()} has an item that is not out")
             if component.future is None or _is_done(component.future):
                 raise InternalError(f"{component.story()} has no unfinished future")
+
+    @_exclusive
+    def watch(self, observer: Observer | None) -> None:
+        """Tell `observer` from now on, and nobody else; what is unfinished it is told of as created."""
+        self.observer = observer
+        if observer is not None:
+            for component in self.unfinished.values():
+                observer.adopt(component)
 
     @_exclusive
     def known(self) -> list[Component]:

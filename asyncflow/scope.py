@@ -98,6 +98,9 @@ class WorkflowScope:
 
     def __enter__(self) -> str:
         outer = scope_of(self._engine)
+        observer = self._engine._scheduler.observer
+        if observer is not None:
+            observer.entered(self.workflow_id)
         enter(self._engine, self.workflow_id, outer.parent if outer else None)
         return self.workflow_id
 
@@ -105,6 +108,9 @@ class WorkflowScope:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         leave()
+        observer = self._engine._scheduler.observer
+        if observer is not None:
+            observer.left(self.workflow_id)
 
     async def __aenter__(self) -> str:
         return self.__enter__()

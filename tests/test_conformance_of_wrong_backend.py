@@ -22,7 +22,7 @@ _SUITE = Path(__file__).with_name("support") / "wrong_suite.py"
 _TOGETHER = [
     "ForgetsTypes SharesGPUs CountsNoMemory ReportsEarly KeepsArguments ForgetsStarts CommandsHoldNoCore",
     "RunsCoroutinesAlone LosesExits CountsOneCore ForgetsEnvironment ForgetsContext RunsTwice DropsEnds",
-    "LeavesExecutables RunsCancelled LeavesThreads HoldsLoop ReportsTwice",
+    "LeavesExecutables RunsCancelled LeavesThreads HoldsLoop ReportsTwice ForgetsOrigin",
 ]
 
 _ALONE = ["", *(fault for group in _TOGETHER for fault in group.split())]

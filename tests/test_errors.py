@@ -47,6 +47,44 @@ CASES = [
         data={"done": 12, "unfinished": 88, "stopped": 4, "too_long": {"relax": 754.0}},
     ),
     Case(
+        errors.PrometheusEndpointError("127.0.0.1", 9464, "Address already in use"),
+        "Prometheus cannot be served at 127.0.0.1:9464: Address already in use; name another address, or port 0 for "
+        "any free one",
+        OSError,
+        {"host": "127.0.0.1", "port": 9464, "problem": "Address already in use"},
+    ),
+    Case(
+        errors.TelemetryNotInstalledError("orjson"),
+        "telemetry needs 'orjson', which is not installed: pip install 'asyncflow-hpc[telemetry]'",
+        ImportError,
+        {"missing": "orjson"},
+    ),
+    Case(
+        errors.TelemetryRunningError("flow-1"),
+        "engine 'flow-1' has telemetry already: stop that first, with `await telemetry.stop()`",
+        RuntimeError,
+        {"uid": "flow-1"},
+    ),
+    Case(
+        errors.ForeignTracerProviderError("NoOpTracerProvider"),
+        "span_processors cannot be used: this process has the tracer provider NoOpTracerProvider, which takes none; "
+        "configure that one, or set none before telemetry is started",
+        ValueError,
+        {"provider": "NoOpTracerProvider"},
+    ),
+    Case(
+        errors.EventDefinitionError("checkpoint", "a name with a dot"),
+        "events cannot be defined as 'checkpoint': give a name with a dot",
+        ValueError,
+        {"name": "checkpoint", "legal": "a name with a dot"},
+    ),
+    Case(
+        errors.EventFieldError("a.B", "it has the fields x"),
+        "event 'a.B': it has the fields x",
+        TypeError,
+        {"name": "a.B", "problem": "it has the fields x"},
+    ),
+    Case(
         errors.InternalError("it went backwards"),
         "it went backwards. This is a defect of asyncflow: please report it with this message",
     ),

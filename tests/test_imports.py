@@ -20,13 +20,16 @@ PACKAGE = Path(asyncflow.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"report"},
     {"testing"},
     {""},  # asyncflow itself: names only
     {"engine"},
+    {"telemetry"},
     {"components", "task", "mapping"},
     {"scheduler"},
     {"lane"},
     {"blocks", "reports", "stayed", "walltime"},
+    {"observer"},
     {"component", "future"},
     {"display"},
     {"graph"},
@@ -50,7 +53,7 @@ BACKENDS = [
     {"own_process"},
     {"executable", "steps"},
     {"allocation", "launch", "payload"},
-    {"aside", "body", "definitions", "machine", "orphans", "resources", "shared"},
+    {"aside", "body", "definitions", "hosts", "machine", "origin", "orphans", "resources", "shared"},
     {"contract"},
 ]
 

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from asyncflow.description import Resources, TaskDescription
 
@@ -47,6 +47,17 @@ class ExecutableOptions:
     cwd: str | None = None
     #: Environment variables added to the worker's.
     env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Origin(NamedTuple):
+    """Whose work an item is: what its log records and spans are told by, and the trace that they join."""
+
+    session_id: str
+    task_id: str
+    workflow_id: str | None
+    #: The trace context of the task's span, as W3C writes it; None where no spans are recorded.
+    traceparent: str | None = None
+    tracestate: str | None = None
 
 
 _ONE_CORE = Resources(cores=1)
@@ -124,6 +135,7 @@ class WorkItem:
         "kwargs",
         "lane",
         "nodes",
+        "origin",
         "packed",
         "solo",
         "started",
@@ -152,6 +164,8 @@ class WorkItem:
         self.solo = False
         #: Where this item's files go; set for executables with `capture_stdio`.
         self.directory: str | None = None
+        #: What is made current while its body runs; None without telemetry.
+        self.origin: Origin | None = None
         # The backend's: which GPUs it was given, what can stop its work, whether it was asked to stop.
         self.gpus: tuple[str, ...] = ()
         self.handle: Any = None
@@ -192,7 +206,7 @@ class Place:
 class Outcome:
     """How an attempt ended: with a value, or with an error of its own."""
 
-    __slots__ = ("ended", "error", "place", "started", "value")
+    __slots__ = ("ended", "error", "place", "spans", "started", "value")
 
     def __init__(
         self, value: Any, error: BaseException | None, started: float, ended: float, place: Place | None
@@ -203,6 +217,8 @@ class Outcome:
         self.started = started
         self.ended = ended
         self.place = place
+        #: Spans that the body's own code ended in another process than the engine's, as `backends.origin` packs them.
+        self.spans: bytes | None = None
 
 
 class RemoteValue:
@@ -234,6 +250,37 @@ class Loss:
     begun: bool = True
     #: Whether nothing else was running there: only then does the loss count against the task.
     alone: bool = True
+
+
+@dataclass(frozen=True)
+class GpuFigures:
+    """How busy one GPU is."""
+
+    #: Its index, or UUID, as its driver tells it.
+    id: str
+    #: Percent of the time.
+    utilisation: float
+    #: Bytes.
+    memory_used: int
+    memory_total: int
+
+
+@dataclass(frozen=True)
+class HostFigures:
+    """How busy one host is. Bytes; those of disk and network count from the host's start."""
+
+    host: str
+    #: Seconds since the epoch, by the host's clock.
+    time: float
+    #: Of all its cores, 0 to 100, since the figures before.
+    cpu_percent: float
+    memory_used: int
+    memory_total: int
+    disk_read: int
+    disk_written: int
+    net_received: int
+    net_sent: int
+    gpus: tuple[GpuFigures, ...] = ()
 
 
 class WorkDied(Exception):
@@ -269,6 +316,9 @@ class Reports(ItemReports, Protocol):
 
 class Reporter(Reports, Protocol):
     """How a backend tells the engine. Callable from any thread; a burst of calls wakes the engine's loop once."""
+
+    def measured(self, figures: HostFigures) -> None:
+        """How busy a host of the backend's is: what `MeasuringBackend.measure` asked for."""
 
     @property
     def work_dir(self) -> str:
@@ -335,3 +385,10 @@ class Backend(Protocol):
 
     async def stop(self, grace: float) -> None:
         """End everything that still runs, politely for at most `grace` seconds, and free all resources."""
+
+
+class MeasuringBackend(Backend, Protocol):
+    """What a backend has besides, if its workers are on other hosts than the engine's."""
+
+    def measure(self, interval: float) -> None:
+        """From now on report `Reporter.measured` every `interval` seconds for each host, also for those that come."""

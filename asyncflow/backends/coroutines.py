@@ -14,6 +14,7 @@ from typing import Any
 
 from asyncflow.backends.body import cancelled_outcome, close_loop, enter_worker, task_error
 from asyncflow.backends.contract import ItemReports, Outcome, Place, WorkItem
+from asyncflow.backends.origin import enter, spans
 
 _log = logging.getLogger("asyncflow")
 
@@ -154,6 +155,8 @@ class CoroutineLoop:
             self._reports.finished(item, cancelled_outcome(self._place))
             return
         context = item.context or contextvars.Context()
+        if item.origin is not None:
+            enter(item.origin, context)
         self._live[item] = context.run(self._loop.create_task, self._host(item))
 
     async def _host(self, item: WorkItem) -> None:
@@ -170,7 +173,10 @@ class CoroutineLoop:
             error = raised if stopped else task_error(item.definition.name, raised)
         del self._live[item]
         item.handle = None
-        self._reports.finished(item, Outcome(value, error, started, time(), self._place))
+        outcome = Outcome(value, error, started, time(), self._place)
+        if item.origin is not None:
+            outcome.spans = spans.end(item.origin)
+        self._reports.finished(item, outcome)
         if self._stopping and not self._live:
             self._loop.stop()
 

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from asyncflow.backends.contract import ExecutableOptions, WorkItem
 from asyncflow.backends.launch import Launch
+from asyncflow.backends.origin import note_command
 from asyncflow.errors import CommandError, CommandNotFoundError, CommandStartError, ExecutableError
 
 #: How much of stderr is kept for the error's message, in bytes.
@@ -41,6 +42,8 @@ def run_executable(item: WorkItem, returned: Any, launch: Launch) -> str:
     definition = item.definition
     options = definition.executable or ExecutableOptions()
     argv = parse_command(definition.name, returned, options.shell)
+    if item.origin is not None:
+        note_command(item.origin, argv)
     process = Process(item, launch)
     stdout, stderr = process.run(launch.line(argv), launch.variables(options.env), options.cwd, item.directory)
     if process.returncode:

@@ -22,9 +22,10 @@ from asyncflow import options
 from asyncflow.backends import payload
 from asyncflow.backends.aside import aside
 from asyncflow.backends.body import cancelled_outcome, enter_worker, leave_worker
-from asyncflow.backends.contract import Capabilities, Definition, Kind, Outcome, Place, Reporter, WorkItem
+from asyncflow.backends.contract import Capabilities, Definition, Kind, Origin, Outcome, Place, Reporter, WorkItem
 from asyncflow.backends.launch import attempt_mark
 from asyncflow.backends.machine import resources_of, usable_cores
+from asyncflow.backends.origin import spans
 from asyncflow.backends.orphans import ATTEMPT, Family, sweep
 from asyncflow.backends.resources import Ledger
 from asyncflow.backends.worker import Runtime
@@ -260,6 +261,9 @@ def _failed(error: BaseException) -> Outcome:
 class _Call:
     """A call as it travels."""
 
+    #: The fields of the item's; None does not travel.
+    origin: tuple[Any, ...] | None = None
+
     def __init__(self, item: WorkItem, family: Family) -> None:
         definition = item.definition
         self.name = definition.name
@@ -271,6 +275,8 @@ class _Call:
         self.arguments = payload.dump_arguments(definition, item.args, item.kwargs)
         self.uid, self.attempt, self.directory, self.gpus = item.uid, item.attempt, item.directory, item.gpus
         self.session, self.grace = family.session, family.grace
+        if item.origin is not None:
+            self.origin = tuple(item.origin)
 
 
 @functools.lru_cache(maxsize=1000)
@@ -286,6 +292,9 @@ def _function(name: str, data: bytes) -> Any:
 class _PickledOutcome:
     """An outcome as it travels: its value or error are pickled apart, so that neither can spoil the way back."""
 
+    #: None does not travel.
+    spans: bytes | None = None
+
     def __init__(self, value: bytes, failed: bool, started: float, ended: float, place: Place) -> None:
         self.value, self.failed, self.started, self.ended, self.place = value, failed, started, ended, place
 
@@ -295,6 +304,7 @@ def run_pickled(call: _Call) -> _PickledOutcome:
     enter_worker()
     place = Place(f"{os.getpid()}")
     started = time.time()
+    ended: bytes | None = None
     try:
         definition = Definition(
             _function(call.name, call.function),
@@ -307,7 +317,11 @@ def run_pickled(call: _Call) -> _PickledOutcome:
         args, kwargs = payload.load_arguments(call.name, call.arguments)
         item = WorkItem(definition, args, kwargs, uid=call.uid, attempt=call.attempt)
         item.directory, item.gpus = call.directory, call.gpus
+        if call.origin is not None:
+            item.origin = Origin(*call.origin)
+            spans.work_apart()
         outcome = Runtime(Family(call.grace, call.session)).call(item, place, time.time())
+        ended = outcome.spans
         if outcome.error is not None:
             raise outcome.error
         data, failed = payload.dump_result(call.name, outcome.value), False
@@ -315,7 +329,10 @@ def run_pickled(call: _Call) -> _PickledOutcome:
         data, failed = payload.dump_error(call.name, error), True
     finally:
         leave_worker()
-    return _PickledOutcome(data, failed, started, time.time(), place)
+    pickled = _PickledOutcome(data, failed, started, time.time(), place)
+    if ended is not None:
+        pickled.spans = ended
+    return pickled
 
 
 def _unpickled(item: WorkItem, outcome: _PickledOutcome) -> Outcome:
@@ -328,4 +345,6 @@ def _unpickled(item: WorkItem, outcome: _PickledOutcome) -> Outcome:
             value = payload.load_result(name, outcome.value)
     except Exception as unreadable:
         error = unreadable
-    return Outcome(value, error, outcome.started, outcome.ended, outcome.place)
+    read = Outcome(value, error, outcome.started, outcome.ended, outcome.place)
+    read.spans = outcome.spans
+    return read

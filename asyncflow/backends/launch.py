@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from asyncflow.backends.contract import WorkItem
+from asyncflow.backends.origin import variables as trace_variables
 from asyncflow.backends.orphans import ATTEMPT, SESSION, Family, end, marked, sweep
 from asyncflow.description import TaskDescription
 from asyncflow.errors import CommandError
@@ -167,8 +168,9 @@ def environment(
     variables = {name: value for name, value in inherited.items() if not _of_launcher(name)}
     if item.definition.description is not None and item.definition.description.ranks > 1:
         variables.update(OPEN_MPI)
-    variables.update(extra)
-    variables.update(asked_variables(item))
+    own = {**extra, **asked_variables(item)}
+    variables.update(trace_variables(item.origin, own))
+    variables.update(own)
     variables[SESSION] = family.session
     variables[ATTEMPT] = attempt_mark(item, family)
     return variables

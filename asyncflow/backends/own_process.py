@@ -8,21 +8,24 @@ also what each rank runs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import json
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from socket import gethostname
 from typing import Any
 
 from asyncflow.backends import payload
 from asyncflow.backends.body import enter_worker, task_error
-from asyncflow.backends.contract import Loss, WorkDied, WorkItem
+from asyncflow.backends.contract import Loss, Origin, WorkDied, WorkItem
 from asyncflow.backends.executable import Process
 from asyncflow.backends.launch import LocalLaunch
+from asyncflow.backends.origin import inside, spans
 from asyncflow.backends.orphans import Family
 from asyncflow.errors import ExecutableError, signal_name
 
@@ -43,12 +46,14 @@ def run_function(item: WorkItem, family: Family) -> Any:
     description = definition.description
     folder = Path(tempfile.mkdtemp(prefix="asyncflow-"))  # readable by its owner only
     try:
-        call = (
+        call: tuple[Any, ...] = (
             definition.name,
             1 if description is None else description.ranks,
             payload.dump_function(definition),
             payload.dump_arguments(definition, item.args, item.kwargs),
         )
+        if item.origin is not None:
+            call = (*call, tuple(item.origin))
         (folder / "call").write_bytes(payload.dumps(call))
         argv = [sys.executable, "-c", _START, json.dumps(sys.path), str(folder)]
         launch = LocalLaunch(item, family)
@@ -61,6 +66,9 @@ def run_function(item: WorkItem, family: Family) -> Any:
             raise ExecutableError(definition.name, _shown(item), process.returncode, gethostname(), output, said)
         results = [_result(folder, definition.name, rank, process.returncode, errors) for rank in range(call[1])]
     finally:
+        if item.origin is not None:
+            for left in sorted(folder.glob("spans-*[0-9]")):
+                spans.bring(item.origin, left.read_bytes())
         shutil.rmtree(folder, ignore_errors=True)
     return results if len(results) > 1 else results[0]
 
@@ -90,14 +98,16 @@ def _result(folder: Path, name: str, rank: int, returncode: int, errors: bytes) 
 def serve(folder: str) -> None:
     """One rank: make the call, leave its result or its error."""
     place = Path(folder)
-    name, ranks, function, arguments = payload.loads((place / "call").read_bytes())
+    name, ranks, function, arguments, *of = payload.loads((place / "call").read_bytes())
     # One rank may still run in a launch of the user's own, which numbers it otherwise.
     told = next((os.environ[variable] for variable in _RANK_VARIABLES if variable in os.environ), "0")
     rank = told if ranks > 1 else "0"
     (place / f"begun-{rank}").touch()
     try:
         args, kwargs = payload.load_arguments(name, arguments)
-        value = _call(payload.load_function(name, function), args, kwargs)
+        called = payload.load_function(name, function)
+        with _inside(Origin(*of[0]), ranks, place / f"spans-{rank}") if of else contextlib.nullcontext():
+            value = _call(called, args, kwargs)
         _leave(place / f"result-{rank}", payload.dump_result(name, value))
     except BaseException as error:
         _leave(place / f"error-{rank}", payload.dump_error(name, task_error(name, error)))
@@ -108,6 +118,20 @@ def _call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     enter_worker()
     value = function(*args, **kwargs)
     return asyncio.run(value) if inspect.iscoroutine(value) else value
+
+
+@contextlib.contextmanager
+def _inside(origin: Origin, ranks: int, file: Path) -> Iterator[None]:
+    """Whose work it is, meanwhile; leaves the spans that were ended."""
+    spans.work_apart()
+    spans.begin(origin, share=ranks)
+    try:
+        with inside(origin):
+            yield
+    finally:
+        ended = spans.end(origin)
+        if ended is not None:
+            _leave(file, ended)
 
 
 def _leave(path: Path, data: bytes) -> None:

@@ -6,15 +6,17 @@ A call has its worker to itself; so has a coroutine that holds named resources. 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import types
 from collections.abc import Callable
 from time import time
 from typing import Any
 
 from asyncflow.backends.body import cancelled_outcome, close_loop, task_error
-from asyncflow.backends.contract import Kind, Outcome, Place, WorkItem
+from asyncflow.backends.contract import Kind, Origin, Outcome, Place, WorkItem
 from asyncflow.backends.executable import Cancelled, run_executable
 from asyncflow.backends.launch import LocalLaunch
+from asyncflow.backends.origin import enter, spans
 from asyncflow.backends.orphans import Family
 from asyncflow.backends.own_process import run_function
 from asyncflow.description import TaskDescription
@@ -46,7 +48,8 @@ class Runtime:
             return cancelled_outcome(place)
         value: Any = None
         error: BaseException | None = None
-        definition, context = item.definition, item.context
+        definition, context, origin = item.definition, item.context, item.origin
+        leave = None if origin is None else _begin(origin, context)
         try:
             if not definition.plain:
                 value = self._special(item) if context is None else context.run(self._special, item)
@@ -60,7 +63,11 @@ class Runtime:
             error = asyncio.CancelledError()
         except BaseException as raised:
             error = task_error(definition.name, raised)
-        return Outcome(value, error, started, time(), place)
+        outcome = Outcome(value, error, started, time(), place)
+        if origin is not None and leave is not None:
+            leave()
+            outcome.spans = spans.end(origin)
+        return outcome
 
     def _special(self, item: WorkItem) -> Any:
         """What is more than the call of a plain function."""
@@ -83,6 +90,11 @@ class Runtime:
         if description is None:
             return False
         return description.needs_launch or (description.needs_environment and not self._owns_environment)
+
+
+def _begin(origin: Origin, context: contextvars.Context | None) -> Callable[[], None]:
+    spans.begin(origin)
+    return enter(origin, context)
 
 
 def _run_alone(coroutine: types.CoroutineType[Any, Any, Any]) -> Any:

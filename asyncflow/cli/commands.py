@@ -40,6 +40,11 @@ def asyncflow(context: click.Context) -> None:
 @click.argument("script")
 @click.option("--backend", metavar="NAME", help="What runs the tasks where the script names no backend.")
 @click.option(
+    "--telemetry",
+    metavar="PATH",
+    help="Where engines of the script write what they do: a folder, or a file that ends in .jsonl.",
+)
+@click.option(
     "--grace",
     metavar="SECONDS",
     type=click.FloatRange(min=0.0),
@@ -48,7 +53,7 @@ def asyncflow(context: click.Context) -> None:
     help="How long the script has to end after TERM, which many batch systems send before they kill.",
 )
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def run(script: str, backend: str | None, grace: float, args: tuple[str, ...]) -> int:
+def run(script: str, backend: str | None, telemetry: str | None, grace: float, args: tuple[str, ...]) -> int:
     """Run a script as python would. Options of its own go after --.
 
     \b
@@ -56,7 +61,7 @@ def run(script: str, backend: str | None, grace: float, args: tuple[str, ...]) -
     """
     from asyncflow.cli.script import run_script
 
-    return run_script(script, args, backend, grace)
+    return run_script(script, args, backend, telemetry, grace)
 
 
 @asyncflow.command()

@@ -13,11 +13,12 @@ from types import CodeType, ModuleType, TracebackType
 from asyncflow.backends.registry import use_by_default
 from asyncflow.cli.failure import OUT_OF_TIME, CommandLineError, OutOfTimeError
 from asyncflow.cli.termination import Termination
+from asyncflow.engine import tell_by_default
 from asyncflow.errors import AsyncflowError
 from asyncflow.walltime import walltime_of
 
 
-def run_script(script: str, arguments: Sequence[str], backend: str | None, grace: float) -> int:
+def run_script(script: str, arguments: Sequence[str], backend: str | None, telemetry: str | None, grace: float) -> int:
     """Run the file to its end; the exit code, 1 where it raised. SystemExit and KeyboardInterrupt pass through.
 
     `grace` is the seconds that it has after TERM. Raises CommandLineError where its time ended before its work did.
@@ -25,6 +26,8 @@ def run_script(script: str, arguments: Sequence[str], backend: str | None, grace
     source = _read(script)
     if backend is not None:
         _choose(backend)
+    if telemetry is not None:
+        tell_by_default(telemetry)
     file = os.path.abspath(script)
     module = _become_main(file, [script, *arguments])
     termination = Termination(grace)

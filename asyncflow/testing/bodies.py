@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from asyncflow import function_task
+from asyncflow.backends.contract import Origin
+from asyncflow.backends.origin import LOG_SPAN_ID, LOG_TASK_ID, LOG_TRACE_ID, LOG_WORKFLOW_ID, here
 from asyncflow.testing.meeting import Address, attend, attend_async
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -193,6 +196,79 @@ def attend_with_gpus(address: Address, name: str) -> str:
 def rank_of(label: str) -> tuple[str, int, int]:
     """Which MPI rank runs this, and of how many."""
     return label, int(os.environ["OMPI_COMM_WORLD_RANK"]), int(os.environ["OMPI_COMM_WORLD_SIZE"])
+
+
+# --- whose work it is ------------------------------------------------------------------------------------------------
+
+
+class Told(NamedTuple):
+    """Whose work something is, by three ways of asking."""
+
+    origin: Origin | None
+    #: What a log record says of task, workflow, trace and span; empty where it says nothing of them.
+    logged: tuple[str | None, ...]
+    #: Ids of OpenTelemetry's current trace and span; None outside any.
+    current: tuple[str, str] | None
+
+
+def told() -> Told:
+    record = logging.makeLogRecord({}).__dict__
+    names = (LOG_TASK_ID, LOG_WORKFLOW_ID, LOG_TRACE_ID, LOG_SPAN_ID)
+    logged = tuple(record[name] for name in names if name in record)
+    return Told(here(), logged, _current_span())
+
+
+async def told_async() -> Told:
+    await asyncio.sleep(0)
+    return told()
+
+
+def _current_span() -> tuple[str, str] | None:
+    from opentelemetry import trace  # not needed by those who do not test this
+
+    context = trace.get_current_span().get_span_context()
+    return (f"{context.trace_id:032x}", f"{context.span_id:016x}") if context.is_valid else None
+
+
+def told_in_spans(tracer: Any = None, size: int = 0) -> tuple[Told, Told, bytes]:
+    """What is told within a span, and in one within that; and a result of this `size`.
+
+    Without a tracer they are of the one that OpenTelemetry gives, as anybody's would be.
+    """
+    with _tracer(tracer).start_as_current_span("outer", attributes={"number": 1}):
+        outer = told()
+        with _tracer(tracer).start_as_current_span("inner") as span:
+            span.add_event("seen", {"what": "this"})
+            return outer, told(), b"." * size
+
+
+async def told_in_spans_async(tracer: Any = None, size: int = 0) -> tuple[Told, Told, bytes]:
+    with _tracer(tracer).start_as_current_span("outer", attributes={"number": 1}):
+        await asyncio.sleep(0)
+        outer = told()
+        with _tracer(tracer).start_as_current_span("inner") as span:
+            span.add_event("seen", {"what": "this"})
+            await asyncio.sleep(0)
+            return outer, told(), b"." * size
+
+
+def raise_in_span(tracer: Any = None) -> NoReturn:
+    with _tracer(tracer).start_as_current_span("failing"):
+        raise ValueError("in a span")
+
+
+def many_spans(count: int) -> None:
+    """A span with so many in it."""
+    with _tracer(None).start_as_current_span("first"):
+        for number in range(count):
+            with _tracer(None).start_as_current_span(f"span {number}"):
+                pass
+
+
+def _tracer(tracer: Any) -> Any:
+    from opentelemetry import trace
+
+    return trace.get_tracer("bodies", "1.0") if tracer is None else tracer
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from asyncflow.backends.contract import Capabilities, Loss, Outcome, Place, Reporter, WorkItem
+from asyncflow.backends.contract import Capabilities, HostFigures, Loss, Outcome, Place, Reporter, WorkItem
 from asyncflow.description import Resources
 
 
@@ -173,6 +173,8 @@ class RecordingReporter:
         self.log: list[tuple[str, WorkItem, object]] = []
         #: Why the backend broke; None while it has not.
         self.breakdown: str | None = None
+        #: What it told of its hosts, in the order in which it came.
+        self.figures: list[HostFigures] = []
 
     def started(self, item: WorkItem, place: Place, time: float) -> None:
         self._keep("started", item, place)
@@ -189,6 +191,10 @@ class RecordingReporter:
 
     def resized(self) -> None:
         """Of no interest here."""
+
+    def measured(self, figures: HostFigures) -> None:
+        self.figures.append(figures)
+        self._loop.call_soon_threadsafe(self._changed.set)
 
     def _keep(self, report: str, item: WorkItem, content: object) -> None:
         self.log.append((report, item, content))
@@ -216,6 +222,12 @@ class RecordingReporter:
         """Wait for the first report that `item` has started."""
         while "started" not in self.reports(item):
             await self._next()
+
+    async def measurements(self, count: int) -> list[HostFigures]:
+        """Wait until hosts were told of `count` times; all that was told."""
+        while len(self.figures) < count:
+            await self._next()
+        return list(self.figures)
 
     async def _next(self) -> None:
         # Cleared only after the wait: a report between the caller's look and this line has set it and is seen.

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from asyncflow.backends import Capabilities, Loss, Outcome, Place, Reporter, ThreadBackend, WorkItem
-from asyncflow.backends.contract import CONCURRENCY, Definition, Kind
+from asyncflow.backends.contract import CONCURRENCY, Definition, HostFigures, Kind
 from asyncflow.errors import TaskExitError
 from asyncflow.testing import bodies
 
@@ -93,6 +93,9 @@ class WrongReporter:
 
     def resized(self) -> None:
         self._backend.reporter.resized()
+
+    def measured(self, figures: HostFigures) -> None:
+        self._backend.reporter.measured(figures)
 
 
 def changed(definition: Definition, **changes: Any) -> Definition:
@@ -370,6 +373,25 @@ class ForgetsEnvironment(WrongBackend):
         description = item.definition.description
         if description is not None and description.environment:
             item.definition = changed(item.definition, description=replace(description, environment={}))
+
+
+class ForgetsOrigin(WrongBackend):
+    """Runs tasks without telling them, or what they start, whose work they are."""
+
+    breaks = frozenset(
+        {
+            "test_a_body_is_told_whose_it_is",
+            "test_a_body_is_told_whose_it_is_without_a_trace",
+            "test_spans_of_a_body_join_the_trace",
+            "test_spans_of_a_body_that_fails",
+            "test_of_very_many_spans_the_first_come",
+            "test_a_command_has_the_trace_in_its_environment",
+        }
+    )
+
+    def change(self, item: WorkItem) -> None:
+        super().change(item)
+        item.origin = None
 
 
 class KeepsArguments(WrongBackend):

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import platform
-import socket
 import sys
 import threading
 from collections import deque
@@ -24,8 +23,9 @@ from distributed.core import Status
 
 from asyncflow.backends import payload
 from asyncflow.backends.aside import aside
-from asyncflow.backends.contract import Loss, Outcome, Place, WorkItem
+from asyncflow.backends.contract import HostFigures, Loss, Origin, Outcome, Place, WorkItem
 from asyncflow.backends.dask.wire import Message, Wire
+from asyncflow.backends.hosts import HostSampler, host_name
 from asyncflow.backends.launch import LEFTOVER_GRACE
 from asyncflow.backends.machine import usable_gpus
 from asyncflow.backends.orphans import ATTEMPT, Family, end, marks, sweep
@@ -38,6 +38,8 @@ from asyncflow.version import installed_version
 
 #: Seconds that an agent may take to connect to another one.
 _CONNECT = 10.0
+#: Seconds that its end waits for figures of the host that are being taken: a driver may hang.
+_LAST_FIGURES = 1.0
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Agent:
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._peers: dict[str, Wire] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        #: Reports of the pool's thread.
+        #: Reports of the pool's thread and of the sampler's.
         self._reports: deque[tuple[str, tuple[Any, ...], Sequence[Segment]]] = deque()
         self._due = False
         #: Placeholders of `demand`, by name; and whether none may be held any more.
@@ -119,6 +121,7 @@ class Agent:
         self._attempts = Shared(lambda: marks(ATTEMPT))
         self._wire: Wire | None = None
         self._pool: Pool | None = None
+        self._sampler: HostSampler | None = None
 
     async def serve(self, comm: Comm) -> Status:
         """Serve a connection: the engine's until it ends, or another agent's."""
@@ -136,7 +139,7 @@ class Agent:
         total, gpus = self._resources()
         self._pool = self._make_pool(total, gpus)
         self._pool.thread.start()
-        wire.post("hello", (Presence(*versions(), _host(), os.getpid(), total, gpus),))
+        wire.post("hello", (Presence(*versions(), host_name(), os.getpid(), total, gpus),))
         grace = 0.0  # an engine that is gone without a word was killed
         try:
             async for message in wire.messages():
@@ -182,6 +185,10 @@ class Agent:
     async def _end(self, grace: float) -> None:
         """Stop the pool; the engine is told when nothing of it is left."""
         self._let_go()
+        sampler, self._sampler = self._sampler, None
+        if sampler is not None:
+            sampler.stop()
+            await aside(lambda: sampler.thread.join(_LAST_FIGURES))
         self._worker.handlers.pop(self._options.handler, None)
         pool, self._pool = self._pool, None
         if pool is not None:
@@ -232,6 +239,16 @@ class Agent:
     def _on_release(self, data: tuple[Any, ...], _: Sequence[Segment]) -> None:
         self.hold(data[0]).set()
 
+    def _on_measure(self, data: tuple[Any, ...], _: Sequence[Segment]) -> None:
+        if self._sampler is not None:
+            self._sampler.stop()
+        self._sampler = HostSampler(data[0], self._measured)
+        self._sampler.start()
+
+    def _measured(self, figures: HostFigures) -> None:
+        """Called on the sampler's thread."""
+        self._report("measured", (figures,))
+
     def _on_strike(self, data: tuple[Any, ...], _: Sequence[Segment]) -> None:
         self._keep(asyncio.ensure_future(self._strike(*data)))
 
@@ -251,9 +268,11 @@ class Agent:
         self._say("answer", (question, True))
 
     def _on_run(self, data: tuple[Any, ...], segments: Sequence[Segment]) -> None:
-        key, number, uid, attempt, directory, solo, gpus, name, large, sources = data
+        key, number, uid, attempt, directory, solo, gpus, name, large, sources, *origin = data
         item = WorkItem(self._definitions[number], (), {}, uid=uid, attempt=attempt)
         item.directory, item.component, item.solo, item.gpus = directory, key, solo, gpus
+        if origin:
+            item.origin = Origin(*origin[0])
         self._items[key] = item
         self._keeping[key] = name, large
         if sources:
@@ -323,11 +342,12 @@ class Agent:
         if error is None and not segments and not large:  # it must stay, however small it is
             segments = payload.pack(value)
         size = sum(memoryview(segment).nbytes for segment in segments)
+        spans = () if outcome.spans is None else (outcome.spans,)
         if error is None and segments and size >= large:
             self._results[name] = list(segments)
-            self._report("stored", (key, outcome.started, outcome.ended, outcome.place, size))
+            self._report("stored", (key, outcome.started, outcome.ended, outcome.place, size, *spans))
         else:
-            data = key, error is not None, outcome.started, outcome.ended, outcome.place, value
+            data = key, error is not None, outcome.started, outcome.ended, outcome.place, value, *spans
             self._report("finished", data, segments)
 
     def _forget(self, item: WorkItem) -> tuple[str, int]:
@@ -365,8 +385,3 @@ class Agent:
     def _say(self, verb: str, data: tuple[Any, ...], segments: Sequence[Segment] = ()) -> None:
         if self._wire is not None:
             self._wire.post(verb, data, segments)
-
-
-def _host() -> str:
-    # Nodes of one test cluster share a host name; SLURM's name is the one that its users know.
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

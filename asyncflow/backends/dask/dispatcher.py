@@ -122,6 +122,7 @@ class Dispatcher:
     def _make_again(self, result: Result) -> None:
         """Run the call again whose result was lost."""
         item = WorkItem(result.call.definition, (), {}, uid=result.uid)
+        item.origin = result.call.origin
         self._jobs[item] = job = self._job(item, result.call, result)
         # Not at once: what it works on may be lost as well, and so on for as long as a chain of them is.
         asyncio.get_running_loop().call_soon(self._queue_or_fail, job, None)
@@ -144,7 +145,7 @@ class Dispatcher:
         with collected() as inputs:
             data, *buffers = payload.pack_arguments(definition, item.args, item.kwargs)
         # Copied: where the call must be made again, the caller may long have changed his arrays.
-        return Call(definition, function, [data, *map(bytes, buffers)], inputs)
+        return Call(definition, function, [data, *map(bytes, buffers)], inputs, item.origin)
 
     def _queue(self, job: Job, first: bool = False) -> None:
         """Let a job wait for a node, once all that it works on is there."""
@@ -399,11 +400,13 @@ class Dispatcher:
         if job is None:
             return
         if verb == "stored":
-            _, started, ended, place, size = data
+            _, started, ended, place, size, *spans = data
             outcome = self._stored(node, job, Outcome(None, None, started, ended, place), size)
         else:
-            _, failed, started, ended, place, value = data
+            _, failed, started, ended, place, value, *spans = data
             outcome = self._received(job, failed, segments, Outcome(value, None, started, ended, place))
+        if spans:
+            outcome.spans = spans[0]
         _note_cost(job.item.definition, outcome.ended - outcome.started)
         self._end(job, outcome)
 

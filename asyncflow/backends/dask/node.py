@@ -106,9 +106,10 @@ class Node:
         item = job.item
         job.gpus = self._take_gpus(job.request.gpus)
         about = item.uid, item.attempt, item.directory, item.solo, job.gpus
-        self.wire.post(
-            "run", (job.key, self._number(job.call), *about, job.name, job.large, sources), job.call.segments
-        )
+        data: tuple[Any, ...] = (job.key, self._number(job.call), *about, job.name, job.large, sources)
+        if item.origin is not None:
+            data = (*data, tuple(item.origin))
+        self.wire.post("run", data, job.call.segments)
 
     def take(self, key: int) -> Job | None:
         """What it no longer has; None where it had no such job."""

@@ -130,6 +130,10 @@ class ClusterBackend:
         """Nothing stands for a result any more; from any thread."""
         self._command(self._release, result)
 
+    def measure(self, interval: float) -> None:
+        """As MeasuringBackend has it."""
+        self._command(self._measure, interval)
+
     async def stop(self, grace: float) -> None:
         if not hasattr(self, "_thread") or not self._thread.is_alive():
             return
@@ -180,3 +184,7 @@ class ClusterBackend:
     @staticmethod
     def _release(session: Session, result: Result) -> None:
         session.dispatcher.results.release(result)
+
+    @staticmethod
+    def _measure(session: Session, interval: float) -> None:
+        session.measure(interval)

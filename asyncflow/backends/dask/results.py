@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asyncflow.backends import payload
-from asyncflow.backends.contract import Definition, RemoteValue, WorkItem
+from asyncflow.backends.contract import Definition, Origin, RemoteValue, WorkItem
 from asyncflow.backends.payload import Segment
 from asyncflow.errors import ResultLostError
 
@@ -25,16 +25,23 @@ Done = Callable[[Any, BaseException | None], None]
 class Call:
     """What a task was called with, in the form that travels: enough to run it, and to run it again."""
 
-    __slots__ = ("definition", "function", "inputs", "segments")
+    __slots__ = ("definition", "function", "inputs", "origin", "segments")
 
     def __init__(
-        self, definition: Definition, function: bytes, segments: Sequence[Segment], inputs: dict[str, Result]
+        self,
+        definition: Definition,
+        function: bytes,
+        segments: Sequence[Segment],
+        inputs: dict[str, Result],
+        origin: Origin | None = None,
     ) -> None:
         self.definition = definition
         self.function = function
         self.segments = segments
         #: The results that stand in the arguments, by name. Not their values: these may be gone by now.
         self.inputs = inputs
+        #: Whose work it is, also where it is made again.
+        self.origin = origin
 
 
 class Result:

@@ -10,12 +10,13 @@ from typing import Any
 
 from distributed.comm.core import connect
 
-from asyncflow.backends.contract import Outcome, Place, Reports, WorkItem
+from asyncflow.backends.contract import Outcome, Place, Reporter, WorkItem
 from asyncflow.backends.dask import agent
 from asyncflow.backends.dask.agent import Options, Presence
 from asyncflow.backends.dask.connection import Connection
 from asyncflow.backends.dask.demand import Demand
 from asyncflow.backends.dask.dispatcher import Dispatcher
+from asyncflow.backends.dask.measuring import Measuring
 from asyncflow.backends.dask.node import Node
 from asyncflow.backends.dask.wire import Wire
 from asyncflow.description import Resources
@@ -43,7 +44,7 @@ class Session:
         options: Options,
         large: int,
         patience: float | None,
-        reporter: Reports,
+        reporter: Reporter,
     ) -> None:
         """`patience` is seconds without any worker after which nothing is waited for any more; None is for ever."""
         self._backend = backend
@@ -68,6 +69,11 @@ class Session:
         #: Why the last worker left.
         self._last_end = ""
         self._closing = False
+        self._measuring: Measuring | None = None
+
+    def measure(self, interval: float) -> None:
+        """Have hosts measured every `interval` seconds from now on, also those that come."""
+        self._measuring = Measuring(interval, self.dispatcher.nodes)
 
     async def open(self) -> None:
         """Begin to use what workers there are and will be; returns when there is one."""
@@ -143,6 +149,8 @@ class Session:
             return
         node = Node(address, name, presence, wire)
         self.dispatcher.join(node)
+        if self._measuring is not None:
+            self._measuring.joined(node)
         self._count()
         reason = f"the connection to Dask's worker {name} at {address} ended"
         try:
@@ -152,6 +160,9 @@ class Session:
                     break
                 if verb == "stopped":
                     break
+                if verb == "measured":
+                    self._reporter.measured(data[0])
+                    continue
                 self.dispatcher.heed(node, verb, data, segments)
         finally:
             self._uses.pop(address, None)
@@ -160,6 +171,8 @@ class Session:
             if not self._closing:
                 self._last_end = reason
                 self.dispatcher.leave(node, reason)
+                if self._measuring is not None:
+                    self._measuring.left(node, self.dispatcher.nodes)
                 self._count()
                 self._keep(self._meet_again())
 

@@ -20,8 +20,9 @@ from typing import Any
 
 from asyncflow.backends import payload
 from asyncflow.backends.body import cancelled_outcome, enter_worker
-from asyncflow.backends.contract import Definition, Kind, Outcome, Place, WorkItem
+from asyncflow.backends.contract import Definition, Kind, Origin, Outcome, Place, WorkItem
 from asyncflow.backends.coroutines import CoroutineLoop, CoroutineQueue
+from asyncflow.backends.origin import spans
 from asyncflow.backends.orphans import Family
 from asyncflow.backends.payload import Segment
 from asyncflow.backends.processes.channel import Channel, Message
@@ -40,6 +41,7 @@ def main(work: int, control: int, progress: int, worker: str, session: str, grac
         if hasattr(stream, "reconfigure"):
             # Whole lines, under PYTHONUNBUFFERED too, as many containers set it: or those of several workers get mixed.
             stream.reconfigure(line_buffering=True, write_through=False)
+    spans.work_apart()
     with os.fdopen(progress):
         shared = Progress(progress)
     _Child(_channel(work), _channel(control), shared, Place(worker), Family(grace, session), concurrency).serve()
@@ -95,7 +97,7 @@ class _Arrival:
         if self._args is not None:
             return self._args, {}
         segments, self._segments = self._segments, ()
-        *_, counts = self._about
+        counts = self._about[4]
         given, end = {}, len(segments)
         for name, count in reversed(counts):
             given[name] = segments[end - count : end]
@@ -112,15 +114,21 @@ class _Arrival:
 
         async def unpickle_and_run() -> Any:
             args, kwargs = self._arguments()
-            return await self.function.definition().fn(*args, **kwargs)
+            function = self.function.definition().fn
+            if item.origin is not None:
+                spans.begin(item.origin)
+            return await function(*args, **kwargs)
 
         definition = Definition(unpickle_and_run, Kind.FUNCTION, self.function.name, is_async=True)
-        return self._item(definition, (), {})
+        item = self._item(definition, (), {})
+        return item
 
     def _item(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> WorkItem:
-        uid, attempt, directory, gpus, _ = self._about
+        uid, attempt, directory, gpus, _, *origin = self._about
         item = WorkItem(definition, args, kwargs, uid=uid, attempt=attempt)
         item.directory, item.gpus, item.component = directory, gpus, self.key
+        if origin:
+            item.origin = Origin(*origin[0])
         return item
 
 
@@ -329,7 +337,9 @@ class _Child:
         if error is not None:
             segments, value = [payload.dump_error(name, error)], None
         with self._sending:
-            data = key, error is not None, outcome.started, outcome.ended, value
+            data: tuple[Any, ...] = key, error is not None, outcome.started, outcome.ended, value
+            if outcome.spans is not None:
+                data = (*data, outcome.spans)
             self._channel.post("finished", data, segments)
 
     def _flush(self) -> None:

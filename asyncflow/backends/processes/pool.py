@@ -401,7 +401,9 @@ class Pool:
         self._keys += 1
         among[self._keys] = item
         self._where[item] = self._keys, worker
-        about = (item.uid, item.attempt, item.directory, item.gpus, given)
+        about: tuple[Any, ...] = (item.uid, item.attempt, item.directory, item.gpus, given)
+        if item.origin is not None:
+            about = (*about, tuple(item.origin))
         self._tell(worker.channel, worker, "run", (self._keys, number, item.args if small else None, *about), segments)
         worker.heard = time.monotonic()
         if worker.hoards:
@@ -490,7 +492,7 @@ class Pool:
             self._watch(worker.heard)
 
     def _on_finished(self, worker: WorkerProcess, data: tuple[Any, ...], segments: Any) -> None:
-        key, failed, started, ended, value = data
+        key, failed, started, ended, value, *spans = data
         item = worker.calls.pop(key, None)
         if item is None:
             item = worker.coroutines.pop(key, None)
@@ -510,7 +512,10 @@ class Pool:
         error: BaseException | None = None
         if segments:
             value, error = _unpacked(item, failed, segments)
-        self._reporter.finished(item, Outcome(value, error, started, ended, worker.place))
+        outcome = Outcome(value, error, started, ended, worker.place)
+        if spans:
+            outcome.spans = spans[0]
+        self._reporter.finished(item, outcome)
 
     def _on_death(self, worker: WorkerProcess) -> None:
         worker.closed = True

@@ -11,6 +11,7 @@ from typing import Any
 
 from asyncflow.backends.contract import ExecutableOptions, WorkItem
 from asyncflow.backends.launch import asked_variables
+from asyncflow.backends.origin import variables as trace_variables
 from asyncflow.backends.orphans import ATTEMPT, SESSION
 from asyncflow.backends.radical.messages import PilotNode
 from asyncflow.description import TaskDescription
@@ -51,7 +52,8 @@ def describe_attempt(
     definition = item.definition
     asked = definition.description or TaskDescription()
     options = definition.executable or ExecutableOptions()
-    variables = {**options.env, **asked_variables(item), SESSION: session, ATTEMPT: mark_of(uid)}
+    own = {**options.env, **asked_variables(item)}
+    variables = {**trace_variables(item.origin, own), **own, SESSION: session, ATTEMPT: mark_of(uid)}
     # Of these shells make nothing: the command gets them from `env`.
     odd = [f"{name}={value}" for name, value in variables.items() if not _IDENTIFIER.fullmatch(name)]
     described = {

@@ -22,6 +22,7 @@ from asyncflow.backends.dask.node import Node, Share
 from asyncflow.backends.dask.wire import Wire
 from asyncflow.backends.executable import TAIL, output_files, parse_command
 from asyncflow.backends.item_threads import ItemThreads
+from asyncflow.backends.origin import note_command
 from asyncflow.backends.radical.description import (
     OBSTACLES,
     check_words,
@@ -55,6 +56,8 @@ class Attempt:
         self.cores: dict[str, list[int]] = {}
         self.began: float | None = None
         self.ended = asyncio.Event()
+        #: What its function told beside the command: the outcome's.
+        self.spans: bytes | None = None
 
 
 class PilotTasks:
@@ -104,7 +107,10 @@ class PilotTasks:
     @staticmethod
     def _make(item: WorkItem, returned: Any) -> tuple[Any, list[str]]:
         options = item.definition.executable or ExecutableOptions()
-        return returned, parse_command(item.definition.name, returned, options.shell)
+        argv = parse_command(item.definition.name, returned, options.shell)
+        if item.origin is not None:
+            note_command(item.origin, argv)
+        return returned, argv
 
     def made(self, item: WorkItem, outcome: Outcome) -> None:
         """The function of an executable has ended; from any thread."""
@@ -118,6 +124,7 @@ class PilotTasks:
             if outcome.error is not None:
                 raise outcome.error
             attempt.returned, attempt.argv = outcome.value
+            attempt.spans = outcome.spans
             description = self._describe(attempt)
         except BaseException as error:
             outcome.value, outcome.error = None, error
@@ -212,6 +219,7 @@ class PilotTasks:
                 outcome.value = await aside(lambda: self._result(attempt, task))
         except Exception as error:
             outcome.error = error
+        outcome.spans = attempt.spans
         self._end(attempt, outcome)
 
     def _result(self, attempt: Attempt, task: TaskState) -> str:

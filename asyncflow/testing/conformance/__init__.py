@@ -10,6 +10,7 @@ from asyncflow.testing.conformance.contract import Contract
 from asyncflow.testing.conformance.errors import Errors
 from asyncflow.testing.conformance.executables import Executables
 from asyncflow.testing.conformance.losses import Losses
+from asyncflow.testing.conformance.origins import Origins
 from asyncflow.testing.conformance.resources import Resources
 from asyncflow.testing.conformance.shutdown import Shutdown
 
@@ -17,7 +18,7 @@ __all__ = ["BackendConformance"]
 
 
 @pytest.mark.asyncio(loop_scope="function")
-class BackendConformance(Calls, Errors, Executables, Cancellation, Losses, Resources, Shutdown, Contract):
+class BackendConformance(Calls, Errors, Executables, Cancellation, Losses, Resources, Shutdown, Contract, Origins):
     """Subclass it in a test module, under a name that begins with `Test`, and say how to make the backend.
 
     `make_backend` gives a fresh backend each time, not started, that has at least two workers and two cores on this
