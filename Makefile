@@ -11,7 +11,7 @@ INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check install --quiet --e
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint soak bench docs clean mpi slurm
+.PHONY: help demo test lint soak bench docs clean mpi slurm prometheus receiver
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,7 +61,7 @@ $(VENV)/.docs: pyproject.toml $(VENV)/.created
 	@$(INSTALL) '.[docs]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml $(VENV)/.created | mpi slurm
+$(VENV)/.test: pyproject.toml $(VENV)/.created | mpi slurm prometheus receiver
 	@echo 'installing asyncflow and what the tests need in $(VENV)'
 	@$(INSTALL) '.[test]'
 	@touch $@
@@ -74,3 +74,15 @@ mpi:
 slurm:
 	@PATH=$$PATH:/usr/sbin; command -v slurmd >/dev/null && command -v slurmctld >/dev/null || \
 	    .ci/debian-packages munge slurmctld slurmd slurm-client || [ -z "$$CI" ]
+
+prometheus:
+	@command -v prometheus >/dev/null || .ci/debian-packages prometheus || [ -z "$$CI" ]
+
+# What the tests send spans to. In an environment of its own: it wants other versions than the library does.
+receiver: $(VENV)/.receiver
+
+$(VENV)/.receiver: $(VENV)/.created
+	@echo 'installing a receiver of OpenTelemetry in $(VENV)/receiver'
+	@$(PYTHON) -m venv $(VENV)/receiver
+	@$(VENV)/receiver/bin/python -m pip --disable-pip-version-check install --quiet 'ddapm-test-agent>=1.69'
+	@touch $@

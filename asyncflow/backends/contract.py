@@ -194,12 +194,18 @@ class WorkItem:
         return f"<WorkItem {self.definition.name} {self.uid} attempt {self.attempt}>"
 
 
+def host_name() -> str:
+    """What users call this host."""
+    # Nodes of one test cluster share a host name; SLURM's name is the one that its users know.
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
 @dataclass(frozen=True)
 class Place:
     """Where work ran."""
 
     worker: str
-    host: str = field(default_factory=socket.gethostname)
+    host: str = field(default_factory=host_name)
     pid: int = field(default_factory=os.getpid)
 
 
@@ -243,7 +249,7 @@ class Loss:
 
     #: What happened to the worker, for people: "the worker process was ended by signal 9 (SIGKILL)".
     reason: str
-    host: str = field(default_factory=socket.gethostname)
+    host: str = field(default_factory=host_name)
     #: The worker's exit code, negative for a signal; None where it is not known.
     exit_code: int | None = None
     #: Whether the task had begun: only then can it be what killed the worker.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from asyncflow.backends.contract import GpuFigures, HostFigures
+from asyncflow.backends.contract import GpuFigures, HostFigures, host_name
 
 try:
     import psutil
@@ -18,12 +16,6 @@ except ImportError:  # it is in the extra `telemetry`
 
 #: Seconds until the first figures: a short session has some too, and their share of CPU time is that of a real span.
 _FIRST = 0.5
-
-
-def host_name() -> str:
-    """What users call this host."""
-    # Nodes of one test cluster share a host name; SLURM's name is the one that its users know.
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 class Gauge:

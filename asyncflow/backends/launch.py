@@ -6,12 +6,11 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from asyncflow.backends.contract import WorkItem
+from asyncflow.backends.contract import WorkItem, host_name
 from asyncflow.backends.origin import variables as trace_variables
 from asyncflow.backends.orphans import ATTEMPT, SESSION, Family, end, marked, sweep
 from asyncflow.description import TaskDescription
@@ -130,7 +129,7 @@ class LocalLaunch:
         _signal_group(process, signal.SIGKILL)
 
     def end(self, returncode: int, stderr: bytes) -> End:
-        return End(returncode, socket.gethostname(), stderr)
+        return End(returncode, host_name(), stderr)
 
 
 def attempt_mark(item: WorkItem, family: Family) -> str:

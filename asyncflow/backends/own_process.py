@@ -17,12 +17,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from socket import gethostname
 from typing import Any
 
 from asyncflow.backends import payload
 from asyncflow.backends.body import enter_worker, task_error
-from asyncflow.backends.contract import Loss, Origin, WorkDied, WorkItem
+from asyncflow.backends.contract import Loss, Origin, WorkDied, WorkItem, host_name
 from asyncflow.backends.executable import Process
 from asyncflow.backends.launch import LocalLaunch
 from asyncflow.backends.origin import inside, spans
@@ -63,7 +62,7 @@ def run_function(item: WorkItem, family: Family) -> Any:
         if process.returncode and not any(folder.glob("begun-*")):
             # What was to run first failed, or the launcher: no loss of a worker, for it would fail again.
             said = errors.decode(errors="replace")
-            raise ExecutableError(definition.name, _shown(item), process.returncode, gethostname(), output, said)
+            raise ExecutableError(definition.name, _shown(item), process.returncode, host_name(), output, said)
         results = [_result(folder, definition.name, rank, process.returncode, errors) for rank in range(call[1])]
     finally:
         if item.origin is not None:

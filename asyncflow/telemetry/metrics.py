@@ -58,7 +58,8 @@ class Metrics:
 
     def _count_running(self, batch: Batch) -> None:
         change = Counter(record.backend for record in batch.started)
-        change.subtract(record.backend for record in (*batch.retried, *batch.ended) if record.seen_running)
+        over: list[Record] = [*batch.retried, *batch.ended]
+        change.subtract(record.backend for record in over if record.seen_running)
         for backend, number in change.items():
             for each in self._all:
                 each.running.add(number, {names.BACKEND: backend})

@@ -16,6 +16,9 @@ from asyncflow.telemetry.lines import Lines
 from asyncflow.telemetry.record import PastAttempt, Shown
 from asyncflow.telemetry.spans import Spans, make_current
 
+#: Half the time of Origin's own.
+_new = tuple.__new__
+
 
 class Recorder:
     """One engine's `Observer`."""
@@ -59,7 +62,7 @@ class Recorder:
         for item in items:
             component: Component = item.component
             component.submitted = now
-            item.origin = Origin(session, component.uid, component.workflow_id, component.traceparent)
+            item.origin = _new(Origin, (session, component.uid, component.workflow_id, component.traceparent, None))
             if component.span is not None and item.context is not None:
                 item.context.run(make_current, component.span)
             if not component.waiting:

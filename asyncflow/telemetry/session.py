@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncflow.backends import origin
 from asyncflow.backends.aside import aside
-from asyncflow.backends.contract import Backend
+from asyncflow.backends.contract import Backend, host_name
 from asyncflow.backends.hosts import HostSampler
 from asyncflow.errors import InvalidOptionError
 from asyncflow.scope import scope_of
@@ -194,17 +194,17 @@ class Telemetry:
             yield self._consumer("the telemetry spans", self._spans.take, self._spans.close)
         metrics = self._metrics()
         if metrics is not None:
-            yield self._consumer("the telemetry metrics", metrics)
+            yield self._consumer("the telemetry metrics", metrics.take, metrics.close)
 
     def _consumer(self, name: str, take: Callable[[Any], None], end: Callable[[], object] | None = None) -> Consumer:
         self._consumers.append(Consumer(name, take, end))
         return self._consumers[-1]
 
-    def _metrics(self) -> Callable[[Any], None] | None:
+    def _metrics(self) -> Metrics | None:
         meters = self._meters.meters if self._meters is not None else []
         if not meters:
             return None
-        return Metrics(meters, lambda: [(each.name, each.capabilities.workers) for each in self._backends]).take
+        return Metrics(meters, lambda: [(each.name, each.capabilities.workers) for each in self._backends])
 
     def _start_sampling(self, recorder: Recorder) -> None:
         interval = self._asked.resource_interval
@@ -242,7 +242,7 @@ class Telemetry:
 
     def _about_session(self) -> dict[str, Any]:
         ids = (None, None) if self._spans is None else self._spans.ids
-        return {"node": platform.node(), "trace": ids}
+        return {"node": host_name(), "trace": ids}
 
     # --- end ---------------------------------------------------------------------------------------------------------
 
@@ -250,7 +250,8 @@ class Telemetry:
         self._flow._scheduler.watch(None)
         if self._sampler is not None:
             self._sampler.stop()
-            await aside(self._sampler.thread.join)
+            thread = self._sampler.thread
+            await aside(lambda: thread.join(_PATIENCE))  # a hung driver must not hold up the shutdown
         await aside(self._close, "asyncflow-telemetry-stop")
         origin.remove_log_ids()
         self._flow._telemetry = None

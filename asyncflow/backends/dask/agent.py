@@ -23,9 +23,9 @@ from distributed.core import Status
 
 from asyncflow.backends import payload
 from asyncflow.backends.aside import aside
-from asyncflow.backends.contract import HostFigures, Loss, Origin, Outcome, Place, WorkItem
+from asyncflow.backends.contract import HostFigures, Loss, Origin, Outcome, Place, WorkItem, host_name
 from asyncflow.backends.dask.wire import Message, Wire
-from asyncflow.backends.hosts import HostSampler, host_name
+from asyncflow.backends.hosts import HostSampler
 from asyncflow.backends.launch import LEFTOVER_GRACE
 from asyncflow.backends.machine import usable_gpus
 from asyncflow.backends.orphans import ATTEMPT, Family, end, marks, sweep

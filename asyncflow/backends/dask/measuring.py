@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from asyncflow.backends.contract import host_name
 from asyncflow.backends.dask.node import Node
-from asyncflow.backends.hosts import host_name
 
 
 class Measuring:
