@@ -401,8 +401,8 @@ def test_lines_made_by_templates_say_what_the_moments_say(
         for stop in [*sorted(stops), 6]:
             for number, field in enumerate(_TIMES[:stop]):
                 setattr(component, field, 1_700_000_000.123 + seq * number)
-            component.over = stop == 6
-            said += map(json.loads, lines.component(component, component.over, 1_700_000_009.0).splitlines())
+            ended, going = ([component], []) if stop == 6 else ([], [component])
+            said += map(json.loads, b"\n".join(lines.of([], ended, going, 1_700_000_009.0)).splitlines())
         component.shown = Shown.NOTHING
         expected = [
             {

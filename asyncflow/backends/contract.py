@@ -122,6 +122,7 @@ class WorkItem:
     nodes: Mapping[str, int]
 
     __slots__ = (
+        "_origin",
         "_uid",
         "args",
         "attempt",
@@ -135,7 +136,6 @@ class WorkItem:
         "kwargs",
         "lane",
         "nodes",
-        "origin",
         "packed",
         "solo",
         "started",
@@ -164,8 +164,7 @@ class WorkItem:
         self.solo = False
         #: Where this item's files go; set for executables with `capture_stdio`.
         self.directory: str | None = None
-        #: What is made current while its body runs; None without telemetry.
-        self.origin: Origin | None = None
+        self._origin: Origin | Callable[[WorkItem], Origin] | None = None
         # The backend's: which GPUs it was given, what can stop its work, whether it was asked to stop.
         self.gpus: tuple[str, ...] = ()
         self.handle: Any = None
@@ -184,6 +183,26 @@ class WorkItem:
         """The task's uid, the same for all its attempts."""
         # Made when it is asked for: few are.
         return self._uid if self._uid is not None else str(self.component.uid)
+
+    @property
+    def origin(self) -> Origin | None:
+        """What is made current while its body runs; None without telemetry."""
+        origin = self._origin
+        if origin is None or isinstance(origin, Origin):
+            return origin
+        # Made when it is first asked for: of the many that wait with a backend, none.
+        self._origin = made = origin(self)
+        return made
+
+    @origin.setter
+    def origin(self, origin: Origin | Callable[[WorkItem], Origin] | None) -> None:
+        # What makes it, where no trace goes with it.
+        self._origin = origin
+
+    @property
+    def has_untraced_origin(self) -> bool:
+        """Whether it has an origin that nobody has asked for yet, and that no trace goes with."""
+        return self._origin is not None and not isinstance(self._origin, Origin)
 
     @property
     def request(self) -> Resources:

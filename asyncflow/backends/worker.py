@@ -16,7 +16,7 @@ from asyncflow.backends.body import cancelled_outcome, close_loop, task_error
 from asyncflow.backends.contract import Kind, Origin, Outcome, Place, WorkItem
 from asyncflow.backends.executable import Cancelled, run_executable
 from asyncflow.backends.launch import LocalLaunch
-from asyncflow.backends.origin import enter, spans
+from asyncflow.backends.origin import enter, spans, stand_for
 from asyncflow.backends.orphans import Family
 from asyncflow.backends.own_process import run_function
 from asyncflow.description import TaskDescription
@@ -48,8 +48,13 @@ class Runtime:
             return cancelled_outcome(place)
         value: Any = None
         error: BaseException | None = None
-        definition, context, origin = item.definition, item.context, item.origin
-        leave = None if origin is None else _begin(origin, context)
+        definition, context = item.definition, item.context
+        origin, leave = None, None
+        if context is not None and definition.plain and item.has_untraced_origin:
+            context.run(stand_for, item)
+        else:
+            origin = item.origin
+            leave = None if origin is None else _begin(origin, context)
         try:
             if not definition.plain:
                 value = self._special(item) if context is None else context.run(self._special, item)

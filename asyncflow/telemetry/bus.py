@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -16,14 +15,12 @@ from asyncflow.component import Component
 from asyncflow.telemetry.batch import Batch
 from asyncflow.telemetry.consumer import Consumer
 from asyncflow.telemetry.lines import Lines
-from asyncflow.telemetry.record import PastAttempt, Record, Shown
-
-_log = logging.getLogger("asyncflow")
+from asyncflow.telemetry.record import Shown
 
 #: Seconds from the first thing that is new to the look that finds it.
-INTERVAL = 0.1
+INTERVAL = 0.2
 #: Records of one batch; fresh memory costs more than what is done with it, so batches are small.
-_MOST = 256
+_MOST = 64
 
 
 class Bus:
@@ -110,41 +107,28 @@ class Bus:
     def _look(self) -> None:
         batch = Batch()
         with self.looking:
-            emit = time()
             for _ in range(min(len(self._others), _MOST)):
                 self._others.popleft()(batch)
-            for _ in range(min(len(self._queue), _MOST)):
-                self._show(self._queue.popleft(), emit, batch)
+            self._show([self._queue.popleft() for _ in range(min(len(self._queue), _MOST))], batch)
             self._count(batch)
             for consumer in self._consumers:
                 consumer.offer(batch)
 
-    def _show(self, component: Component, emit: float, batch: Batch) -> None:
-        component.waiting = False
-        try:
+    def _show(self, components: Iterable[Component], batch: Batch) -> None:
+        going: list[Component] = []
+        for component in components:
+            component.waiting = False
             over = component.over  # before anything else: whatever is over has all its times
             if component.past is not None:
-                self._show_past(component.past, emit, batch)
+                batch.retried += component.past
                 component.past = None
-            if component.shown == Shown.ALL:
-                return
-            self._add_lines(component, over, emit, batch)
-            if over:
-                component.shown = Shown.ALL
-                batch.ended.append(component)
-            elif component.started is not None and not component.seen_running:
+            if component.shown != Shown.ALL:
+                (batch.ended if over else going).append(component)
+        if self.wants_lines:
+            batch.lines += self._lines.of(batch.retried, batch.ended, going, time())
+        for component in batch.ended:
+            component.shown = Shown.ALL
+        for component in going:
+            if component.started is not None and not component.seen_running:
                 component.seen_running = True
                 batch.started.append(component)
-        except Exception:
-            _log.exception("telemetry could not tell of %s", component.uid)
-
-    def _show_past(self, attempts: list[PastAttempt], emit: float, batch: Batch) -> None:
-        for past in attempts:
-            self._add_lines(past, True, emit, batch)
-            batch.retried.append(past)
-
-    def _add_lines(self, record: Record, over: bool, emit: float, batch: Batch) -> None:
-        if self.wants_lines:
-            lines = self._lines.component(record, over, emit)
-            if lines:
-                batch.lines.append(lines)

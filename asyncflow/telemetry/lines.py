@@ -1,29 +1,40 @@
 """Lines of the file.
 
 What happens to components that go well differs in times and numbers only. So the lines for each stretch of such a life
-are made once for each definition, as a template, in which every further component only fills the blanks: a fifth of
-the time.
+are made once for each definition, as a template, and all components of one look that have come the same way are filled
+in at once: an eighth of the time, for next to nothing of it is left to Python's own loops.
 """
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping
-from itertools import chain, count, islice, repeat
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, count, islice
+from operator import attrgetter
 from secrets import token_hex
 from typing import Any
 
 import orjson
 
 from asyncflow.backends.contract import Kind
-from asyncflow.graph import State
+from asyncflow.component import Component
+from asyncflow.graph import Phase
 from asyncflow.telemetry import names
 from asyncflow.telemetry.life import Moment, moments
-from asyncflow.telemetry.record import Record, Shown
+from asyncflow.telemetry.record import PastAttempt, Record, Shown
+
+_log = logging.getLogger("asyncflow")
 
 #: How many templates are kept.
 _KEPT = 1000
 _AS_TEXT = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+#: The times of a component's events, in their order.
+_TIMES = ("created", "resolved", "submitted", "queued", "started", "ended")
+
+#: What components must have in common to be filled into one template.
+_Way = tuple[Any, ...]
 
 
 def encoded(value: Any) -> bytes:
@@ -62,20 +73,10 @@ class Lines:
         #: Of the next event of a component, and of all others.
         self._number = 1
         self._events = count(1)
-        #: Templates, and those of them in which the present `emit` stands.
-        self._templates: dict[tuple[Any, ...], bytes] = {}
-        self._now: dict[tuple[Any, ...], bytes] = {}
-        self._emit = 0.0
+        self._templates: dict[_Way, bytes] = {}
         #: What stands in a template's making for what will be filled in; in nobody's text by chance.
-        self._blank = token_hex(12)
+        self._blank, self._blank_uid, self._blank_now = token_hex(12), token_hex(12), token_hex(12)
         self._blanks = re.compile(f'"{self._blank}"|{self._blank}'.encode())
-        self._now_text = token_hex(12)
-        self._blank_now = token_hex(12).encode()
-
-    def _taken(self, how_many: int) -> int:
-        """The first of so many numbers."""
-        self._number += how_many
-        return self._number - how_many
 
     # --- events of which there are few -------------------------------------------------------------------------------
 
@@ -97,35 +98,6 @@ class Lines:
         attributes = {names.WORKFLOW_ID: workflow_id, **attributes}
         event_id = f"{self._prefix}.{next(self._events)}"  # a counter of their own: they may come from any thread
         return encoded(self._all_fields(event_id, kind, time, emit, attributes, backend, node, task_id, trace) | ends)
-
-    # --- components --------------------------------------------------------------------------------------------------
-
-    def component(self, record: Record, over: bool, emit: float) -> bytes:
-        """The lines for what is new in `record` since it was last seen here; empty where nothing is.
-
-        `over` is what its property said a moment ago, `emit` the time now.
-        """
-        reached = _reached(record, over)
-        if reached is None:
-            return b"\n".join(encoded(self._fields(record, moment, emit)) for moment in moments(record, over))
-        return self._filled(record, reached, emit) if reached > record.shown else b""
-
-    def _fields(self, record: Record, moment: Moment, emit: float) -> dict[str, Any]:
-        place = record.place if moment.placed else None
-        return (
-            self._all_fields(
-                f"{self._prefix}-{self._taken(1)}",
-                moment.kind,
-                moment.time,
-                emit,
-                {names.WORKFLOW_ID: record.workflow_id, **moment.attributes},
-                record.backend,
-                None if place is None else place.host,
-                record.uid,
-                ids_of(record.traceparent),
-            )
-            | moment.ends
-        )
 
     def _all_fields(
         self,
@@ -153,57 +125,114 @@ class Lines:
             "attributes": attributes,
         }
 
+    # --- components --------------------------------------------------------------------------------------------------
+
+    def of(
+        self, past: Iterable[PastAttempt], ended: Iterable[Component], going: Iterable[Component], emit: float
+    ) -> list[bytes]:
+        """The lines for what is new in these since they were last seen here, past attempts first.
+
+        `ended` are those that were over a moment ago, `going` the others; `emit` is the time now.
+        """
+        lines = [self._lines_of(each, True, emit) for each in past]
+        alike: defaultdict[_Way, list[Component]] = defaultdict(list)
+        for component in ended:
+            if component.phase is Phase.DONE and component.binding.definition.kind is not Kind.EXECUTABLE:
+                alike[_way(component, Shown.ALL)].append(component)
+            else:
+                lines.append(self._lines_of(component, True, emit))
+        for component in going:
+            reached = _reached(component)
+            if reached > component.shown:
+                alike[_way(component, reached)].append(component)
+        lines += [self._lines_alike(components, way[-1], emit) for way, components in alike.items()]
+        return lines
+
+    def _lines_of(self, record: Record, over: bool, emit: float) -> bytes:
+        """Of one, as they are."""
+        try:
+            return b"\n".join(encoded(self._fields(record, moment, emit)) for moment in moments(record, over))
+        except Exception:
+            _log.exception("telemetry could not tell of %s", record.uid)
+            return b""
+
+    def _fields(self, record: Record, moment: Moment, emit: float) -> dict[str, Any]:
+        place = record.place if moment.placed else None
+        self._number += 1
+        return (
+            self._all_fields(
+                f"{self._prefix}-{self._number - 1}",
+                moment.kind,
+                moment.time,
+                emit,
+                {names.WORKFLOW_ID: record.workflow_id, **moment.attributes},
+                record.backend,
+                None if place is None else place.host,
+                record.uid,
+                ids_of(record.traceparent),
+            )
+            | moment.ends
+        )
+
     # --- templates ---------------------------------------------------------------------------------------------------
 
-    def _filled(self, record: Record, reached: int, emit: float) -> bytes:
-        """The lines of a component that goes well, from what was shown of it to what it has `reached`."""
-        shown, place, traceparent = record.shown, record.place, record.traceparent
-        worker, host, pid = (None, None, None) if place is None else (place.worker, place.host, place.pid)
-        key = (
-            *(record.definition, record.backend, record.workflow_id, record.attempt, shown, reached),
-            *(worker, host, pid, traceparent is None),
-        )
-        template = self._now.get(key)
-        if template is None or self._emit != emit:
-            template = self._made_now(key, record, reached, emit)
-        number = self._taken(reached - shown)
-        times = _times(record, shown, reached)
-        about = [repeat(b'"%b"' % record.uid.encode())]
-        if traceparent is not None:
-            about += (repeat(f'"{each}"'.encode()) for each in ids_of(traceparent))
-        # Python's own loops would take half of the time.
-        values = [*chain.from_iterable(zip(range(number, self._number), times, *about, strict=False))]
+    def _lines_alike(self, components: Sequence[Component], reached: int, emit: float) -> bytes:
+        """Of components that go well and have come the same way."""
+        first = components[0]
+        shown = first.shown
+        if reached >= Shown.QUEUED:  # an attempt may begin, and end, before the backend's `submit` has returned
+            for component in components:
+                if component.queued is None:
+                    component.queued = component.submitted
+        steps = reached - shown
+        times = [*chain.from_iterable(map(_GET[shown][reached], components))]
+        if None in times:
+            return b"\n".join(self._lines_of(each, reached == Shown.ALL, emit) for each in components)
+        template = self._template_for(first, reached).replace(self._blank_now.encode(), orjson.dumps(emit))
+        columns = self._columns(components, _texts(times), steps)
         if not shown:
-            depends_on = orjson.dumps(record.depends_on) if record.depends_on else b"[]"
-            after = 2 + len(about)
-            values[after:after] = depends_on, b"null" if record.parent is None else f'"{record.parent}"'.encode()
+            after = len(columns) // steps
+            columns[after:after] = [*map(_depends_on, components)], [*map(_parent, components)]
         if reached == Shown.ALL:
-            values.append(times[-1])
-        record.shown = reached
-        return template % tuple(values)
+            columns.append(_texts(_durations(components)))
+        for component in components:
+            component.shown = reached
+        rows = chain.from_iterable(zip(*columns, strict=True))
+        return ((template + b"\n") * len(components) % tuple(rows))[:-1]
 
-    def _made_now(self, key: tuple[Any, ...], record: Record, reached: int, emit: float) -> bytes:
-        """The template for `key` in which `emit` stands: it is the same for many."""
-        if self._emit != emit:
-            self._emit = emit
-            self._now.clear()
+    def _columns(self, components: Sequence[Component], times: Sequence[bytes], steps: int) -> list[Sequence[Any]]:
+        """What is filled in for each of the `steps`: number, time, component, and the ids of its span, if any."""
+        begin = self._number
+        self._number = end = begin + len(components) * steps
+        about: list[Sequence[Any]] = [[component.seq for component in components]]
+        if components[0].traceparent is not None:
+            ids = [ids_of(component.traceparent) for component in components]
+            about += ([f'"{each}"'.encode() for each in column] for column in zip(*ids, strict=True))
+        columns: list[Sequence[Any]] = []
+        for step in range(steps):
+            columns += range(begin + step, end, steps), times[step::steps], *about
+        return columns
+
+    def _template_for(self, component: Component, reached: int) -> bytes:
+        place = component.place
+        where = None if place is None else (place.host, place.worker, place.pid)
+        key = (component.definition, component.backend, where, *_way(component, reached)[2:])
         template = self._templates.get(key)
         if template is None:
             if len(self._templates) >= _KEPT:
                 self._templates.clear()
-            template = self._templates[key] = self._template(record, reached)
-        made = self._now[key] = template.replace(self._blank_now, orjson.dumps(emit))
-        return made
+            template = self._templates[key] = self._template(component, reached)
+        return template
 
-    def _template(self, record: Record, reached: int) -> bytes:
-        """Lines of `record`, with blanks for all that differs between calls of one task on one worker."""
+    def _template(self, component: Component, reached: int) -> bytes:
+        """Lines of `component`, with blanks for all that differs between calls of one task on one worker."""
         lines = []
-        shown = record.shown
-        # The record may have come further meanwhile.
-        for moment in islice(moments(record, over=reached == Shown.ALL), reached - shown):
-            fields = self._fields(record, moment, 0.0)
-            fields |= dict.fromkeys(["event_time", "task_id"], self._blank) | {"emit_time": self._now_text}
-            if record.traceparent is not None:
+        shown = component.shown
+        # It may have come further meanwhile.
+        for moment in islice(moments(component, over=reached == Shown.ALL), reached - shown):
+            fields = self._fields(component, moment, 0.0)
+            fields |= {"event_time": self._blank, "emit_time": self._blank_now, "task_id": self._blank_uid}
+            if component.traceparent is not None:
                 fields |= dict.fromkeys(["trace_id", "span_id"], self._blank)
             fields["event_id"] = f"{self._prefix}-{self._blank}"
             if "duration_seconds" in fields:
@@ -213,28 +242,63 @@ class Lines:
                 if name in attributes:
                     attributes[name] = self._blank
             lines.append(encoded(fields))
-        record.shown = shown
-        text = b"\n".join(lines).replace(b"%", b"%%").replace(encoded(self._now_text), self._blank_now)
-        return self._blanks.sub(lambda found: b"%b" if found[0].startswith(b'"') else b"%d", text)
+        component.shown = shown
+        text = b"\n".join(lines).replace(b"%", b"%%")
+        text = self._blanks.sub(lambda found: b"%b" if found[0].startswith(b'"') else b"%d", text)
+        text = text.replace(self._blank_uid.encode(), component.binding.prefix.encode() + b".%06d")
+        return text.replace(encoded(self._blank_now), self._blank_now.encode())
 
 
-def _reached(record: Record, over: bool) -> int | None:
-    """How far a component that goes well has come; None for one that does not, or that tells more at its end."""
-    if over:
-        goes_well = record.state is State.DONE and record.definition.kind is not Kind.EXECUTABLE
-        return Shown.ALL if goes_well else None
-    if record.started is not None:
+def _getter(shown: int, reached: int) -> Any:
+    """What gives the times from one event to another of a component, as a tuple."""
+    if reached <= shown:
+        return None
+    if reached - shown == 1:
+        return lambda component: (getattr(component, _TIMES[shown]),)
+    return attrgetter(*_TIMES[shown:reached])
+
+
+#: By what was shown, and what was reached.
+_GET = [[_getter(shown, reached) for reached in Shown] for shown in Shown]
+
+
+def _way(component: Component, reached: int) -> _Way:
+    """What its lines are made by; the last is `reached`."""
+    return (
+        component.binding,
+        id(component.place),
+        component.workflow_id,
+        component.attempt,
+        component.traceparent is None,
+        component.shown,
+        reached,
+    )
+
+
+def _reached(component: Component) -> int:
+    """How far one that is not over has come."""
+    if component.started is not None:
         return Shown.STARTED
-    if record.queued is not None:
+    if component.queued is not None:
         return Shown.QUEUED
-    if record.submitted is not None:
+    if component.submitted is not None:
         return Shown.SUBMITTED
-    return Shown.CREATED if record.resolved is None else Shown.RESOLVED
+    return Shown.CREATED if component.resolved is None else Shown.RESOLVED
 
 
-def _times(record: Record, shown: int, reached: int) -> list[bytes]:
-    """Of the events between, then the duration, as JSON: to encode them together costs a tenth."""
-    submitted, ended, started = record.submitted, record.ended or 0.0, record.started or 0.0
-    times = [record.created, record.resolved, submitted, record.queued or submitted, started, ended][shown:reached]
-    times.append(ended - started if ended > started else 0.0)
-    return orjson.dumps(times)[1:-1].split(b",")
+def _texts(numbers: Sequence[float | None]) -> list[bytes]:
+    """Numbers as JSON: to encode them together costs a tenth."""
+    return orjson.dumps(numbers)[1:-1].split(b",")
+
+
+def _durations(components: Iterable[Component]) -> list[float | None]:
+    spans = ((component.started or 0.0, component.ended or 0.0) for component in components)
+    return [ended - started if ended > started else 0.0 for started, ended in spans]
+
+
+def _depends_on(component: Component) -> bytes:
+    return orjson.dumps(component.depends_on) if component.depends_on else b"[]"
+
+
+def _parent(component: Component) -> bytes:
+    return b"null" if component.parent is None else f'"{component.parent}"'.encode()

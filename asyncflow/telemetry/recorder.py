@@ -16,9 +16,6 @@ from asyncflow.telemetry.lines import Lines
 from asyncflow.telemetry.record import PastAttempt, Shown
 from asyncflow.telemetry.spans import Spans, make_current
 
-#: Half the time of Origin's own.
-_new = tuple.__new__
-
 
 class Recorder:
     """One engine's `Observer`."""
@@ -30,6 +27,7 @@ class Recorder:
         self._put = bus.put
         self._lines = lines
         self._spans = spans
+        self._origin = self._origin_of  # bound once
 
     def created(self, component: Component, dependencies: Sequence[asyncio.Future[Any]]) -> None:
         component.created = time()
@@ -58,15 +56,24 @@ class Recorder:
             self._next(component)
 
     def submitting(self, items: Iterable[WorkItem]) -> None:
-        now, session = time(), self._session
+        now, origin = time(), self._origin
         for item in items:
             component: Component = item.component
             component.submitted = now
-            item.origin = _new(Origin, (session, component.uid, component.workflow_id, component.traceparent, None))
-            if component.span is not None and item.context is not None:
-                item.context.run(make_current, component.span)
+            item.origin = origin
+            if component.span is not None:
+                self._trace(component, item)
             if not component.waiting:
                 self._note(component)
+
+    def _trace(self, component: Component, item: WorkItem) -> None:
+        item.origin = self._origin_of(item)
+        if item.context is not None:
+            item.context.run(make_current, component.span)
+
+    def _origin_of(self, item: WorkItem) -> Origin:
+        component: Component = item.component
+        return Origin(self._session, component.uid, component.workflow_id, component.traceparent)
 
     def queued(self, items: Iterable[WorkItem]) -> None:
         now = time()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from time import time
 
 from asyncflow.component import Component
-from asyncflow.graph import State
+from asyncflow.graph import Phase, State
 from asyncflow.telemetry.batch import Batch
 from asyncflow.telemetry.record import Record
 
@@ -82,12 +84,16 @@ class Counting:
         self._lock = Lock()
 
     def take(self, batch: Batch) -> None:
+        alike: defaultdict[tuple[str, str | None, Phase], list[Component]] = defaultdict(list)
+        for component in batch.ended:
+            alike[component.binding.definition.name, component.workflow_id, component.phase].append(component)
         with self._lock:
             for past in batch.retried:
                 self._summary.retried += 1
-                _count_run(self._name(past.definition.name), past)
-            for component in batch.ended:
-                self._count_end(component)
+                self._count_runs(self._name(past.definition.name), [past])
+            for (name, workflow_id, phase), components in alike.items():
+                self._count_ends(self._name(name), phase, components)
+                self._count_workflow(workflow_id, len(components))
 
     def _name(self, name: str) -> NameSummary:
         named = self._summary.names
@@ -95,23 +101,35 @@ class Counting:
             name = "other tasks"
         return named.setdefault(name, NameSummary())
 
-    def _count_end(self, component: Component) -> None:
-        summary, state = self._summary, component.state
-        name = component.name
-        each = summary.names.get(name) or self._name(name)
-        _count_run(each, component)
-        if state is State.DONE:
-            each.done += 1
-        elif state is State.FAILED:
-            each.failed += 1
-            error = type(component.error).__name__
-            summary.errors[error] = summary.errors.get(error, 0) + 1
+    def _count_ends(self, each: NameSummary, phase: Phase, components: Sequence[Component]) -> None:
+        self._count_runs(each, components)
+        if phase is Phase.DONE:
+            each.done += len(components)
+        elif phase is Phase.CANCELLED:
+            each.cancelled += len(components)
         else:
-            each.cancelled += 1
-        workflows = summary.workflows
-        count = workflows.get(component.workflow_id)
-        if count is not None or len(workflows) < _APART:
-            workflows[component.workflow_id] = (count or 0) + 1
+            each.failed += len(components)
+            errors = self._summary.errors
+            for component in components:
+                error = type(component.error).__name__
+                errors[error] = errors.get(error, 0) + 1
+
+    @staticmethod
+    def _count_runs(each: NameSummary, records: Iterable[Record]) -> None:
+        """Count the attempts that ran."""
+        ran = [record for record in records if record.started is not None]
+        if ran:
+            # No tuples: each would bring the garbage collector nearer.
+            seconds = [max(0.0, (record.ended or 0.0) - (record.started or 0.0)) for record in ran]
+            each.ran += len(ran)
+            each.seconds += sum(seconds)
+            each.longest = max(each.longest, *seconds)
+            each.queued += sum(max(0.0, (record.started or 0.0) - (record.submitted or 0.0)) for record in ran)
+
+    def _count_workflow(self, workflow_id: str | None, ends: int) -> None:
+        workflows = self._summary.workflows
+        if workflow_id in workflows or len(workflows) < _APART:
+            workflows[workflow_id] = workflows.get(workflow_id, 0) + ends
 
     def so_far(self) -> Summary:
         """A copy."""
@@ -125,18 +143,3 @@ class Counting:
                 mine.retried,
                 dict(mine.errors),
             )
-
-
-def _count_run(each: NameSummary, record: Record) -> None:
-    """Count an attempt, if it ran."""
-    started, ended, submitted = record.started, record.ended, record.submitted
-    if started is None:
-        return
-    each.ran += 1
-    if ended is not None and ended > started:
-        seconds = ended - started
-        each.seconds += seconds
-        if seconds > each.longest:
-            each.longest = seconds
-    if submitted is not None and started > submitted:
-        each.queued += started - submitted

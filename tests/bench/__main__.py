@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tests.bench import against_raw, growth, metg, peers, report
+from tests.bench import against_raw, growth, metg, peers, report, told
 from tests.bench.machine import commit, describe
 from tests.bench.plan import Plan, full, quick
 from tests.bench.rows import Row, Selection
@@ -47,7 +47,7 @@ def arguments() -> argparse.Namespace:
 def measure(plan: Plan, options: argparse.Namespace) -> Iterator[Row]:
     selection = Selection(tuple(options.only))
     measured = []
-    for group in (against_raw, growth, metg):
+    for group in (against_raw, growth, told, metg):
         for row in group.measure(plan, selection):
             measured.append(row)
             yield row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -59,6 +60,9 @@ class Asyncflow:
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._task(function)(*arguments)
 
+    async def settle(self) -> None:
+        """Wait until nothing is left to do for what has ended."""
+
     async def stop(self) -> None:
         await self._flow.shutdown()
 
@@ -66,6 +70,31 @@ class Asyncflow:
         if function not in self._tasks:
             self._tasks[function] = self._flow.function_task(function)
         return self._tasks[function]
+
+
+class Told(Asyncflow):
+    """This engine on threads, with telemetry: its file, or spans that are thrown away when they end."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__("threads")
+        self._kind = kind
+
+    async def start(self) -> None:
+        await super().start()
+        self._folder = tempfile.TemporaryDirectory()
+        if self._kind == "file":
+            self._telemetry = await self._flow.start_telemetry(self._folder.name)
+        else:
+            from opentelemetry.sdk.trace import SpanProcessor
+
+            self._telemetry = await self._flow.start_telemetry(None, span_processors=[SpanProcessor()])
+
+    async def settle(self) -> None:
+        self._telemetry.summary()
+
+    async def stop(self) -> None:
+        await super().stop()
+        self._folder.cleanup()
 
 
 class RunInExecutor:
@@ -180,6 +209,8 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
     "threads": partial(Asyncflow, "threads"),
     "processes": partial(Asyncflow, "processes"),
     "dask": partial(Asyncflow, "dask"),
+    "threads, file": partial(Told, "file"),
+    "threads, spans": partial(Told, "spans"),
     "run_in_executor": RunInExecutor,
     "ProcessPoolExecutor": ProcessPool,
     "client.submit": ClientSubmit,

@@ -19,6 +19,7 @@ TITLES = {
     "growth": "Cost of a task in a large graph / in a small one, on threads",
     "edges": "Cost of an edge at the most edges / at the fewest, on threads",
     "memory": "Memory, on threads",
+    "telemetry": "Telemetry, on threads: processor time a task more than without; share of the time of 1 ms tasks",
     "metg": "METG(50 %): work in a task at which half of the ideal rate is kept",
     "peers": "Against other engines, measured apart",
 }

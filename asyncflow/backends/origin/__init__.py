@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncflow.backends.origin.current import enter, here, inside, origin_of, variables
+from asyncflow.backends.origin.current import enter, here, inside, origin_of, stand_for, variables
 from asyncflow.backends.origin.log_ids import (
     LOG_SPAN_ID,
     LOG_TASK_ID,
@@ -39,6 +39,7 @@ __all__ = [
     "note_command",
     "origin_of",
     "remove_log_ids",
+    "stand_for",
     "unpack_spans",
     "variables",
     "work_apart",

@@ -8,12 +8,13 @@ from collections.abc import Callable, Container, Iterator
 from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from asyncflow.backends.contract import Origin
+from asyncflow.backends.contract import Origin, WorkItem
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-_here: contextvars.ContextVar[Origin | None] = contextvars.ContextVar("asyncflow_origin", default=None)
+#: An item stands for its origin, which is made when somebody asks.
+_here: contextvars.ContextVar[Origin | WorkItem | None] = contextvars.ContextVar("asyncflow_origin", default=None)
 
 #: Under which OpenTelemetry's context carries it too: what only passes that one on (to threads, say) passes it on.
 _KEY = "asyncflow-origin"
@@ -23,7 +24,13 @@ _TRACEPARENT, _TRACESTATE = "TRACEPARENT", "TRACESTATE"
 
 def here() -> Origin | None:
     """Whose work the calling code is; None outside tasks, and in threads that a body started without its context."""
-    return _here.get()
+    found = _here.get()
+    return found.origin if isinstance(found, WorkItem) else found
+
+
+def stand_for(item: WorkItem) -> None:
+    """Make the origin of `item`, with which no trace goes, current in this context, which goes when the item does."""
+    _here.set(item)
 
 
 def enter(origin: Origin, context: contextvars.Context | None) -> Callable[[], None]:
@@ -59,7 +66,7 @@ def _enter(origin: Origin) -> Callable[[], None]:
     return partial(_leave, token, api.detach, api.attach(context))
 
 
-def _leave(token: contextvars.Token[Origin | None], detach: Callable[[Any], None], attached: object) -> None:
+def _leave(token: contextvars.Token[Origin | WorkItem | None], detach: Callable[[Any], None], attached: object) -> None:
     detach(attached)
     _here.reset(token)
 
