@@ -16,9 +16,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from opentelemetry import trace
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from asyncflow import BackendLostError, WorkflowEngine
-from asyncflow.backends import ThreadBackend
+from asyncflow.backends import ProcessBackend, ThreadBackend
 from asyncflow.backends.contract import Definition, ExecutableOptions, Kind, WorkItem
 from asyncflow.backends.dask import DaskBackend
 from asyncflow.backends.radical import Pilot, RadicalPilotBackend, leftovers
@@ -431,6 +434,39 @@ async def test_one_graph_over_three_backends(network: None, shared_pilot: Shared
 
     data = [simulate(seed) for seed in range(4)]
     assert await shown(total(*data, *map(count, data))) == (4_000_006, os.getpid())
+
+
+async def test_one_trace_through_every_kind_of_worker(
+    network: None, shared_pilot: SharedPilot, make_engine: MakeEngine
+) -> None:
+    pilot = RadicalPilotBackend(pilot=shared_pilot.folder)
+    flow = await make_engine([ThreadBackend(1), ProcessBackend(1), DaskBackend(workers=1), pilot])
+    exporter = InMemorySpanExporter()
+    processors = [SimpleSpanProcessor(exporter)]
+    telemetry = await flow.start_telemetry(None, span_processors=processors, resource_interval=None)
+
+    def opens(*_: Any) -> None:
+        with trace.get_tracer("user").start_as_current_span("inner"):
+            pass
+
+    async with flow.workflow_scope("campaign"):
+        last: Any = None
+        for name in ("threads", "processes", "dask", "radical"):
+            last = flow.function_task(name=name, backend=name)(opens)(last)
+        await last
+        printed = await flow.executable_task(backend="radical")(bodies.words)("printenv", "TRACEPARENT")
+    await telemetry.stop()
+    spans = exporter.get_finished_spans()
+    (workflow,) = (span for span in spans if span.name == "workflow campaign")
+    assert len({span.context.trace_id for span in spans}) == 1
+    names = {span.context.span_id: span.name for span in spans}
+    inner = [names[span.parent.span_id] for span in spans if span.name == "inner" and span.parent]
+    assert sorted(inner) == ["dask", "processes", "radical", "threads"]
+    (command,) = (span for span in spans if span.name == "words")
+    assert command.parent is not None
+    assert command.parent.span_id == workflow.context.span_id
+    assert printed.split("-")[1:3] == [f"{command.context.trace_id:032x}", f"{command.context.span_id:016x}"]
+    assert (command.attributes or {})["process.command_args"] == ("printenv", "TRACEPARENT")
 
 
 async def test_nothing_is_left_of_a_task_that_ended_well(flow: WorkflowEngine, shared_pilot: SharedPilot) -> None:
