@@ -81,7 +81,7 @@ async def test_the_tree_is_session_workflow_task(seen: Seen, no_leaks: None) -> 
         step = flow.function_task(name="step")(echo)
 
         @flow.block
-        async def block() -> int:
+        async def block() -> Any:
             return await step(2)
 
         async with flow.workflow_scope("experiment"):
