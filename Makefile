@@ -61,7 +61,7 @@ $(VENV)/.docs: pyproject.toml $(VENV)/.created
 	@$(INSTALL) '.[docs]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml $(VENV)/.created | mpi slurm prometheus receiver
+$(VENV)/.test: pyproject.toml $(VENV)/.created | mpi slurm prometheus receiver browser
 	@echo 'installing asyncflow and what the tests need in $(VENV)'
 	@$(INSTALL) '.[test]'
 	@touch $@
@@ -74,6 +74,10 @@ mpi:
 slurm:
 	@PATH=$$PATH:/usr/sbin; command -v slurmd >/dev/null && command -v slurmctld >/dev/null || \
 	    .ci/debian-packages munge slurmctld slurmd slurm-client || [ -z "$$CI" ]
+
+# Reports are opened in it.
+browser:
+	@command -v chromium >/dev/null || .ci/debian-packages chromium || [ -z "$$CI" ]
 
 prometheus:
 	@command -v prometheus >/dev/null || .ci/debian-packages prometheus || [ -z "$$CI" ]

@@ -97,6 +97,7 @@ class WorkflowEngine(Decorators):
         self._shown: dict[str, Counts] = {}
         self._stop_guard: Callable[[], None] = lambda: None
         self._telemetry: Telemetry | None = None
+        self._telemetry_by_default = False
         self._shutdown: asyncio.Task[None] | None = None
         self._ended = False
 
@@ -191,6 +192,7 @@ class WorkflowEngine(Decorators):
         if telemetry is not None:
             try:
                 await self.start_telemetry(telemetry)
+                self._telemetry_by_default = telemetry is _default.telemetry
             except BaseException:
                 await self.shutdown(grace=0)
                 raise
@@ -314,7 +316,10 @@ class WorkflowEngine(Decorators):
         if self.closed:
             raise EngineClosedError("flow.start_telemetry", self.uid)
         if self._telemetry is not None:
-            raise TelemetryRunningError(self.uid)
+            if not self._telemetry_by_default:
+                raise TelemetryRunningError(self.uid)
+            self._telemetry_by_default = False  # what the command line named gives way to what the script says
+            await self._telemetry.stop()
         if resource_interval is not None:
             options.seconds("resource_interval", resource_interval, positive=True)
         _check_path("path", path)
@@ -431,7 +436,7 @@ class WorkflowEngine(Decorators):
 
 
 def _check_path(option: str, path: Any) -> None:
-    if path is not None and not isinstance(path, (str, Path)):
+    if path is not None and (not isinstance(path, (str, Path)) or "\0" in str(path)):
         raise InvalidOptionError(option, path, "the path of a folder, or of a file that ends in .jsonl; or None")
 
 

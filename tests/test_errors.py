@@ -359,6 +359,30 @@ CASES = [
         subprocess.CalledProcessError,
         {"name": "list", "host": "node7", "returncode": -15},
     ),
+    Case(
+        errors.NotTelemetryError("run.csv", "it is empty"),
+        "run.csv cannot be read as a run's telemetry: it is empty",
+        ValueError,
+        {"path": "run.csv", "problem": "it is empty"},
+    ),
+    Case(
+        errors.UnknownSessionError("frist", "run.jsonl", ["first", "second"]),
+        "run.jsonl has no session 'frist'; there are 'first', 'second'",
+        LookupError,
+        {"session": "frist", "path": "run.jsonl", "known": ("first", "second")},
+    ),
+    Case(
+        errors.UnknownSessionError("x", "run.jsonl", [f"flow-{number}" for number in range(10)]),
+        "run.jsonl has no session 'x'; there are 'flow-2', 'flow-3', 'flow-4', 'flow-5', 'flow-6', 'flow-7', 'flow-8', "
+        "'flow-9' and 2 others",
+        LookupError,
+    ),
+    Case(
+        errors.NothingToExportError("flow-1", "it called no tasks"),
+        "session 'flow-1' cannot be exported: it called no tasks",
+        ValueError,
+        {"session": "flow-1"},
+    ),
 ]
 
 

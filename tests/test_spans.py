@@ -455,3 +455,70 @@ async def test_processors_go_with_the_session(no_leaks: None) -> None:
             await flow.function_task(name="step")(echo)(1)
     assert first.ends == second.ends == ["step", "asyncflow.session"]
     assert (first.closed, second.closed) == (1, 1)
+
+
+class Raises(SpanProcessor):
+    """A processor with a defect."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self.ended: list[str] = []
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        if self._where == "start" and span.name == "step":
+            raise RuntimeError("no such exporter")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.ended.append(span.name)
+        if self._where == "end" and span.name == "step":
+            raise RuntimeError("no such exporter")
+
+
+@pytest.mark.parametrize("where", ["start", "end"])
+async def test_a_processor_that_raises_costs_the_run_nothing(
+    where: str, no_leaks: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    raises = Raises(where)
+    async with told(None, span_processors=[raises]) as (flow, telemetry):
+        step = flow.function_task(name="step")(echo)
+        async with flow.workflow_scope("w"):
+            assert await soon(asyncio.gather(*(step(number) for number in range(5)))) == list(range(5))
+        path = telemetry.path
+    assert len([event for event in events(path) if event["event_type"] == "TaskCompleted"]) == 5
+    assert raises.ended[-2:] == ["workflow w", "asyncflow.session"]
+    assert "a span could not be" in caplog.text
+
+
+async def test_a_block_outside_any_workflow_makes_none(seen: Seen, no_leaks: None) -> None:
+    async with told(None, path=None, span_processors=[seen.processor]) as (flow, _):
+        step = flow.function_task(name="step")(echo)
+
+        @flow.block
+        async def block() -> Any:
+            return await step(1)
+
+        await block()
+    assert sorted(span.name for span in seen.all) == ["asyncflow.session", "block", "step"]
+
+
+async def test_what_runs_when_telemetry_stops_has_its_span_ended(seen: Seen, no_leaks: None) -> None:
+    held = threading.Event()
+    async with told(None, path=None, span_processors=[seen.processor]) as (flow, telemetry):
+        future = flow.function_task(name="long")(held.wait)()
+        await telemetry.stop()
+        held.set()
+        await future
+    assert [event.name for event in seen.named("long").events][-1] == "interrupted"
+
+
+async def test_engines_of_one_name_each_have_their_processors(no_leaks: None) -> None:
+    first, second = Seen(), Seen()
+
+    async def engine(seen: Seen) -> None:
+        async with WorkflowEngine.create(uid="same") as flow:
+            await flow.start_telemetry(None, span_processors=[seen.processor], resource_interval=None)
+            await flow.function_task(name="step")(echo)(1)
+
+    await asyncio.gather(engine(first), engine(second))
+    assert "step" in {span.name for span in first.all}
+    assert "step" in {span.name for span in second.all}

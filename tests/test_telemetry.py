@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncflow import DependencyFailureError, WorkflowEngine
+from asyncflow import DependencyFailureError, WalltimeReached, WorkflowEngine, engine
 from asyncflow.backends import ProcessBackend, ThreadBackend
+from asyncflow.backends.aside import aside
 from asyncflow.backends.contract import Definition, Kind, Place
 from asyncflow.component import Component
 from asyncflow.errors import (
@@ -411,7 +414,7 @@ def test_lines_made_by_templates_say_what_the_moments_say(
                 "attributes": json.loads(encoded({"asyncflow.workflow_id": workflow, **moment.attributes})),
                 **moment.ends,
             }
-            for moment in moments(component, over=True)
+            for moment in moments(component, True, component.place)
         ]
         assert list(map(_compared, said)) == list(map(_compared, expected))
         assert {event["task_id"] for event in said} == {f"task.{seq:06d}"}
@@ -775,3 +778,122 @@ async def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert str(caught.value) == (
         "telemetry needs 'orjson', which is not installed: pip install 'asyncflow-hpc[telemetry]'"
     )
+
+
+# --- what was wrong once ----------------------------------------------------------------------------------------------
+
+
+async def test_every_failure_says_that_it_began(no_leaks: None) -> None:
+    async with told(ProcessBackend(1)) as (flow, telemetry):
+
+        @flow.function_task
+        def fails(number: int) -> None:
+            raise ValueError(number)
+
+        futures = [fails(number) for number in range(100)]
+        await asyncio.wait(futures)
+        assert all(future.exception() is not None for future in futures)
+        assert telemetry.summary().names["fails"].ran == 100
+        path = telemetry.path
+    found = events(path)
+    assert [types(of(found, future.uid)) for future in futures] == [[*WHOLE[:5], "TaskFailed"]] * 100
+
+
+async def test_a_command_that_went_well_is_told(no_leaks: None) -> None:
+    async with told() as (flow, telemetry):
+
+        @flow.executable_task
+        def command() -> list[str]:
+            return ["echo", "100 %"]
+
+        future = command()
+        assert await future == "100 %\n"
+        path = telemetry.path
+    attributes = of(events(path), future.uid)[-1]["attributes"]
+    assert attributes["process.command_args"] == ["echo", "100 %"]
+    assert attributes["process.exit.code"] == 0
+
+
+class _Large:
+    """Something that must not be kept."""
+
+
+async def test_nothing_of_a_failed_task_is_kept(no_leaks: None) -> None:
+    kept: list[weakref.ref[_Large]] = []
+    gone = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with told() as (flow, telemetry):
+
+        @flow.function_task
+        def fails() -> None:
+            large = _Large()
+            kept.append(weakref.ref(large, lambda _: loop.call_soon_threadsafe(gone.set)))
+            raise ValueError("no such column")
+
+        future: Any = fails()
+        await asyncio.wait([future])
+        future.exception()  # no assert: that would keep what it has looked at
+        del future
+        telemetry.summary()
+        gc.collect()
+        await soon(gone.wait())
+        assert kept[0]() is None
+
+
+async def test_a_task_taken_back_at_the_walltime_is_no_failure(no_leaks: None) -> None:
+    held, begun = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        held.wait()
+
+    flow = await WorkflowEngine.create(ThreadBackend(1), walltime=600, walltime_margin=1)
+    telemetry = await flow.start_telemetry("told", resource_interval=None)
+    path = telemetry.path
+    step = flow.function_task(name="step")(hold)
+    futures = [step(), step()]
+    await aside(begun.wait)
+    flow.end_within(60.0)
+    await asyncio.sleep(0)
+    held.set()
+    await soon(asyncio.wait(futures))
+    assert isinstance(futures[1].exception(), WalltimeReached)
+    await flow.shutdown()
+    (again,) = (event for event in events(path) if event["event_type"] == "asyncflow.TaskRetried")
+    assert again["task_id"] == futures[1].uid
+    assert again["error_type"] == "WalltimeReached"
+    assert again["attributes"]["exception.message"] == "taken back by the engine, whose time ends"
+
+
+def test_a_pipe_that_nobody_reads_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "told.jsonl")
+    with pytest.raises(OSError, match="No such device or address"):
+        Journal(tmp_path / "told.jsonl")
+
+
+async def test_what_the_command_line_named_gives_way_to_the_script(
+    no_leaks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine._default, "telemetry", "named.jsonl")
+    async with WorkflowEngine.create() as flow:
+        telemetry = await flow.start_telemetry("own.jsonl", resource_interval=None)
+        assert telemetry.path == Path("own.jsonl")
+    assert types(events(Path("named.jsonl")))[-1] == "SessionEnded"
+
+
+async def test_a_value_that_is_no_json_is_named(no_leaks: None) -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    async with told(path=None) as (_, telemetry):
+        with pytest.raises(EventFieldError, match="it cannot be written as JSON"):
+            telemetry.emit(define_event("a.B", values=list)(values=circle))
+
+
+async def test_a_subscriber_that_exits_costs_one_warning(no_leaks: None, caplog: pytest.LogCaptureFixture) -> None:
+    def leaves(event: Event) -> None:
+        raise SystemExit(3)
+
+    async with told(path=None) as (flow, telemetry):
+        telemetry.subscribe(leaves)
+        assert await flow.function_task(name="step")(echo)(1) == 1
+    assert len([record for record in caplog.records if "raised SystemExit" in record.getMessage()]) == 1

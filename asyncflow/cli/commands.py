@@ -96,6 +96,70 @@ def replay(instance: str, backend: str, speed: float, work: str, workers: int | 
     return replay_file(instance, backend, speed, work, workers)
 
 
+@asyncflow.command()
+@click.argument("run_file", metavar="RUN")
+@click.option("-o", "--output", metavar="FILE", help="Where the page goes: by default beside RUN. - is stdout.")
+@click.option("--session", metavar="ID", help="Which session of the file; by default the one that began last.")
+@click.option(
+    "--open",
+    "opens",
+    type=click.Choice(["auto", "yes", "no"]),
+    default="auto",
+    show_default=True,
+    help="Show it in a browser; auto does where there is a screen.",
+)
+def report(run_file: str, output: str | None, session: str | None, opens: str) -> int:
+    """Write what happened in a run as one HTML page.
+
+    RUN is a telemetry file, or a folder of them: then the newest.
+
+    \b
+    asyncflow report telemetry/
+    """
+    from asyncflow.cli.report import report as write_report
+
+    return write_report(run_file, output, session, opens)
+
+
+@asyncflow.command()
+@click.argument("run_file", metavar="RUN")
+def watch(run_file: str) -> int:
+    """Follow a run while it goes on.
+
+    RUN is a telemetry file, or a folder of them: then the newest. It may still be to come.
+
+    \b
+    asyncflow watch telemetry/
+    """
+    from asyncflow.cli.watch import watch as follow
+
+    return follow(run_file, sys.stdout)
+
+
+@asyncflow.command()
+@click.argument("run_file", metavar="RUN")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["chrome", "wfformat"]),
+    required=True,
+    help="chrome: Trace Event Format, for Perfetto. wfformat: WfFormat 1.5, for WfCommons and replay.",
+)
+@click.option("-o", "--output", metavar="FILE", help="Where it goes: by default beside RUN. - is stdout.")
+@click.option("--session", metavar="ID", help="Which session of the file; by default the one that began last.")
+def export(run_file: str, form: str, output: str | None, session: str | None) -> int:
+    """Write a run in a format of other programs.
+
+    RUN is a telemetry file, or a folder of them: then the newest.
+
+    \b
+    asyncflow export --format chrome telemetry/
+    """
+    from asyncflow.cli.export import export as write_export
+
+    return write_export(run_file, form, output, session)
+
+
 def invoke(arguments: Sequence[str]) -> int:
     """Run the command line; its exit code. What was asked wrongly is said in one line."""
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -39,6 +39,8 @@ class BarView:
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self._began = time.monotonic()
+        #: What stands below the bars; by default the time since they were first there.
+        self.footer: Callable[[], str] | None = None
         #: The terminal's size when lines were last reserved, and how many of them.
         self._size = os.terminal_size((0, 0))
         self._reserved = 0
@@ -81,10 +83,12 @@ class BarView:
         width = max(10, min(40, size.columns // 3))
         for each in fold(counts, max(1, size.lines // 2)):
             grid.add_row(Text(each.name), _bar(each, width, console), f"{each.ended}/{each.calls}", _states(each))
-        if counts:
+        if counts and self.footer is None:
             grid.add_row("", "", "", Text(_clock(time.monotonic() - self._began), "bright_black"))
         with console.capture() as captured:
             console.print(grid)
+            if self.footer is not None:
+                console.print(Text(self.footer(), "bright_black"), no_wrap=True, overflow="ellipsis")
         return [line.rstrip() for line in captured.get().splitlines()]
 
     def _console(self, size: os.terminal_size) -> Console:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from threading import Lock
 
 from asyncflow.backends.contract import HostFigures
 from asyncflow.component import Component
@@ -26,5 +27,27 @@ class Batch:
     #: All that happened, as lines of the file, one or more together, without the last newline.
     lines: list[bytes] = field(default_factory=list)
 
-    def __len__(self) -> int:
-        return len(self.lines) + len(self.ended) + len(self.spans)
+    #: How many have not taken it yet.
+    takers: int = 1
+    _lock: Lock = field(default_factory=Lock)
+
+    @property
+    def events(self) -> int:
+        """How many events its lines tell of."""
+        return sum(lines.count(b"\n") + 1 for lines in self.lines)
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it keeps."""
+        return sum(map(len, self.lines)) + 1000 * len(self.ended) + sum(map(len, self.spans))
+
+    def taken(self) -> None:
+        """One of the takers needs it no more; after the last one it keeps nothing of the user's."""
+        with self._lock:
+            self.takers -= 1
+            if self.takers:
+                return
+        for component in self.ended:
+            component.error = component.told = None
+        for past in self.retried:
+            past.error = None

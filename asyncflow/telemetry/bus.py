@@ -87,13 +87,16 @@ class Bus:
         """Hand on all that was noted so far."""
         while self._queue or self._others:
             self._look()
+        with self.looking:  # what another thread has taken from the queue has been handed on, too
+            pass
 
     def close(self) -> None:
         """Hand on what is there, and end the thread."""
         self._closed = True
         self._now.set()
         self._wake.set()
-        self._thread.join()
+        if self._thread.ident is not None:  # else it was stopped before it had been started
+            self._thread.join()
 
     # --- its thread --------------------------------------------------------------------------------------------------
 
@@ -111,8 +114,10 @@ class Bus:
                 self._others.popleft()(batch)
             self._show([self._queue.popleft() for _ in range(min(len(self._queue), _MOST))], batch)
             self._count(batch)
+            batch.takers += len(self._consumers)
             for consumer in self._consumers:
                 consumer.offer(batch)
+            batch.taken()
 
     def _show(self, components: Iterable[Component], batch: Batch) -> None:
         going: list[Component] = []

@@ -12,8 +12,8 @@ from asyncflow.telemetry.batch import Batch
 
 _log = logging.getLogger("asyncflow")
 
-#: Lines, ends and spans that may wait for one consumer: some hundred MB.
-MOST = 1_000_000
+#: Bytes, about, that may wait for one consumer.
+MOST = 200 << 20
 
 
 class Consumer:
@@ -29,7 +29,7 @@ class Consumer:
         self._most = most
         self._batches: deque[Batch] = deque()
         self._waiting = 0
-        #: How many lines, ends and spans were left out because too much waited.
+        #: How many events were left out because too much waited.
         self.dropped = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -40,19 +40,30 @@ class Consumer:
     def offer(self, batch: Batch) -> None:
         """Take a batch, or leave it out where too much waits already; never blocks for long."""
         with self._changed:
-            size = len(batch)
-            if self._waiting and self._waiting + size > self._most:
+            weight = batch.weight
+            if self._waiting and self._waiting + weight > self._most:
                 if not self.dropped:
-                    _log.warning("%s is too slow: what comes while %d events wait is left out", self.name, self._most)
-                self.dropped += size
+                    most = self._most >> 20
+                    _log.warning("%s is too slow: what comes while %d MB of events wait is left out", self.name, most)
+                self.dropped += batch.events
+                batch.taken()
                 return
-            self._waiting += size
+            self._waiting += weight
             self._batches.append(batch)
             self._changed.notify_all()
 
     def close(self) -> None:
         """Let the thread end once it has taken what waits; does not wait for that."""
         with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def give_up(self) -> None:
+        """Let the thread end at once; what waits is dropped."""
+        with self._changed:
+            for batch in self._batches:
+                batch.taken()
+            self._batches.clear()
             self._closed = True
             self._changed.notify_all()
 
@@ -66,15 +77,16 @@ class Consumer:
         while (batch := self._next()) is not None:
             self._try(partial(self._take, batch))
             with self._changed:
-                self._waiting -= len(batch)
-                self._changed.notify_all()
+                self._waiting -= batch.weight
+            batch.taken()
+            del batch  # or it would live until the next one comes
         if self._end is not None:
             self._try(self._end)
 
     def _try(self, function: Callable[[], object]) -> None:
         try:
             function()
-        except Exception:
+        except BaseException:  # a subscriber's SystemExit must not end the thread
             if not self._failed:
                 self._failed = True
                 _log.warning("%s failed; further failures of it are not told", self.name, exc_info=True)

@@ -108,7 +108,7 @@ class Subscriber:
         """Call it; what it raised, the first time."""
         try:
             self.callback(event)
-        except Exception as error:
+        except BaseException as error:  # a SystemExit, too, is the callback's own affair
             self.failures += 1
             return error if self.failures == 1 else None
         return None

@@ -38,6 +38,9 @@ def failure_of(error: BaseException | Loss | None, state: State | None) -> Failu
     """What is told of `error`; `state` is the component's, None where another attempt follows."""
     if state is State.CANCELLED:
         return Failure("CancelledError", names.CANCELLATION, {names.REASON: _clipped(_reason(error))})
+    if error is None:  # the engine has taken it back
+        taken = "taken back by the engine, whose time ends"
+        return Failure("WalltimeReached", names.CANCELLATION, {names.EXCEPTION_MESSAGE: taken})
     if isinstance(error, Loss):
         return Failure("WorkerLostError", names.ERROR, {names.EXCEPTION_MESSAGE: _clipped(error.reason)})
     attributes: dict[str, Any] = {names.EXCEPTION_MESSAGE: _clipped(text_of(error))}
@@ -74,7 +77,7 @@ def text_of(error: BaseException | Loss | None) -> str:
     """Its message; an exception's own `__str__` may raise."""
     try:
         return str(error)
-    except Exception as wrong:
+    except BaseException as wrong:  # user code on a thread of ours: nothing of it may end that
         return f"(its message cannot be had: {type(wrong).__name__})"
 
 

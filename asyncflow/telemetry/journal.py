@@ -28,7 +28,9 @@ class Journal:
         """Makes the folder and opens the file; raises OSError."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # A pipe that nobody reads is refused, instead of waited for.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        self._file = os.open(path, flags, 0o600)
         #: The rest of what the system took only a part of: it must come first, or a line would be torn in two.
         self._rest = b"\n" if _is_torn(path) else b""
         #: Lines that could not be written.
@@ -47,10 +49,10 @@ class Journal:
         try:
             written = _write_all(self._file, data)
         except OSError as error:
-            self._refused(error, len(lines))
+            self._refused(error, data.count(b"\n", len(self._rest)))
             return
         if written < len(data):
-            self._cut(data, written, len(lines))
+            self._cut(data, written)
         else:
             self._rest = b""
 
@@ -64,13 +66,12 @@ class Journal:
                 error.strerror,
             )
 
-    def _cut(self, data: bytes, written: int, lines: int) -> None:
+    def _cut(self, data: bytes, written: int) -> None:
         """Only a part was written: the line that it ends in must be made whole, what follows is left out."""
         torn = data[written - 1 : written] != b"\n"
         end = data.find(b"\n", written) + 1 if torn else written
         self._rest = data[written:end]
-        missing = data.count(b"\n", end)
-        self._refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), min(missing, lines))
+        self._refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), data.count(b"\n", end))
 
     def close(self) -> None:
         """What is offered later is left out."""
@@ -80,6 +81,8 @@ class Journal:
 
 def _is_torn(path: Path) -> bool:
     """Whether the last line of the file has no end: whoever wrote it was killed."""
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         return bool(size) and os.pread(file.fileno(), 1, size - 1) != b"\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from asyncflow.backends.contract import Definition, Kind
+from asyncflow.backends.contract import Definition, Kind, Place
 from asyncflow.backends.origin import command_in
 from asyncflow.graph import State
 from asyncflow.telemetry import names
@@ -31,17 +31,18 @@ class Moment(NamedTuple):
     ends: dict[str, Any] = {}  # noqa: RUF012  # never changed
 
 
-def moments(record: Record, over: bool) -> Iterator[Moment]:
+def moments(record: Record, over: bool, place: Place | None) -> Iterator[Moment]:
     """What is new in `record`, in the order of its life; it counts as shown afterwards.
 
-    `over` is what the record's property said before: whatever is over has all its times.
+    `over` and `place` are what the record said before: whatever is over has all its times, and where it runs may
+    become known at any moment.
     """
     if record.shown < Shown.RESOLVED:
         yield from _before_submission(record)
     if record.submitted is not None:
-        yield from _attempt(record, over)
+        yield from _attempt(record, over, place)
     if over:
-        yield _end(record)
+        yield _end(record, place)
 
 
 def _before_submission(record: Record) -> Iterator[Moment]:
@@ -54,7 +55,7 @@ def _before_submission(record: Record) -> Iterator[Moment]:
         record.shown = Shown.RESOLVED
 
 
-def _attempt(record: Record, over: bool) -> Iterator[Moment]:
+def _attempt(record: Record, over: bool, place: Place | None) -> Iterator[Moment]:
     started, submitted = record.started, record.submitted or 0.0
     attempt = {names.ATTEMPT: record.attempt}
     if record.shown < Shown.SUBMITTED:
@@ -65,15 +66,14 @@ def _attempt(record: Record, over: bool) -> Iterator[Moment]:
         yield Moment(names.TASK_QUEUED, record.queued or submitted, attempt)
         record.shown = Shown.QUEUED
     if record.shown < Shown.STARTED and started is not None:
-        place = record.place
         where = {names.WORKER: place and place.worker, names.PID: place and place.pid}
         yield Moment(names.TASK_STARTED, started, attempt | where, placed=True)
         record.shown = Shown.STARTED
 
 
-def _end(record: Record) -> Moment:
+def _end(record: Record, place: Place | None) -> Moment:
     """Of the component, or of an attempt that another one follows."""
-    place, started = record.place, record.started
+    started = record.started
     ended = record.ended or record.created
     attributes = {names.ATTEMPT: record.attempt, names.WORKER: place and place.worker}
     ends: dict[str, Any] = {"duration_seconds": None if started is None else max(0.0, ended - started)}

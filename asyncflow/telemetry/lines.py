@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from asyncflow.backends.contract import Kind
+from asyncflow.backends.contract import Kind, Place
 from asyncflow.component import Component
 from asyncflow.graph import Phase
 from asyncflow.telemetry import names
@@ -136,28 +136,31 @@ class Lines:
         """
         lines = [self._lines_of(each, True, emit) for each in past]
         alike: defaultdict[_Way, list[Component]] = defaultdict(list)
+        places: dict[int, Place | None] = {}
         for component in ended:
             if component.phase is Phase.DONE and component.binding.definition.kind is not Kind.EXECUTABLE:
-                alike[_way(component, Shown.ALL)].append(component)
+                alike[_way(component, Shown.ALL, places)].append(component)
             else:
                 lines.append(self._lines_of(component, True, emit))
         for component in going:
             reached = _reached(component)
             if reached > component.shown:
-                alike[_way(component, reached)].append(component)
-        lines += [self._lines_alike(components, way[-1], emit) for way, components in alike.items()]
+                alike[_way(component, reached, places)].append(component)
+        lines += [self._lines_alike(group, way, places[way[1]], emit) for way, group in alike.items()]
         return lines
 
     def _lines_of(self, record: Record, over: bool, emit: float) -> bytes:
         """Of one, as they are."""
         try:
-            return b"\n".join(encoded(self._fields(record, moment, emit)) for moment in moments(record, over))
+            place = record.place
+            told = moments(record, over, place)
+            return b"\n".join(encoded(self._fields(record, moment, emit, place)) for moment in told)
         except Exception:
             _log.exception("telemetry could not tell of %s", record.uid)
             return b""
 
-    def _fields(self, record: Record, moment: Moment, emit: float) -> dict[str, Any]:
-        place = record.place if moment.placed else None
+    def _fields(self, record: Record, moment: Moment, emit: float, place: Place | None) -> dict[str, Any]:
+        where = place if moment.placed else None
         self._number += 1
         return (
             self._all_fields(
@@ -167,7 +170,7 @@ class Lines:
                 emit,
                 {names.WORKFLOW_ID: record.workflow_id, **moment.attributes},
                 record.backend,
-                None if place is None else place.host,
+                None if where is None else where.host,
                 record.uid,
                 ids_of(record.traceparent),
             )
@@ -176,10 +179,9 @@ class Lines:
 
     # --- templates ---------------------------------------------------------------------------------------------------
 
-    def _lines_alike(self, components: Sequence[Component], reached: int, emit: float) -> bytes:
+    def _lines_alike(self, components: Sequence[Component], way: _Way, place: Place | None, emit: float) -> bytes:
         """Of components that go well and have come the same way."""
-        first = components[0]
-        shown = first.shown
+        shown, reached = way[-2:]
         if reached >= Shown.QUEUED:  # an attempt may begin, and end, before the backend's `submit` has returned
             for component in components:
                 if component.queued is None:
@@ -188,7 +190,7 @@ class Lines:
         times = [*chain.from_iterable(map(_GET[shown][reached], components))]
         if None in times:
             return b"\n".join(self._lines_of(each, reached == Shown.ALL, emit) for each in components)
-        template = self._template_for(first, reached).replace(self._blank_now.encode(), orjson.dumps(emit))
+        template = self._template_for(components[0], way, place).replace(self._blank_now.encode(), orjson.dumps(emit))
         columns = self._columns(components, _texts(times), steps)
         if not shown:
             after = len(columns) // steps
@@ -213,24 +215,23 @@ class Lines:
             columns += range(begin + step, end, steps), times[step::steps], *about
         return columns
 
-    def _template_for(self, component: Component, reached: int) -> bytes:
-        place = component.place
+    def _template_for(self, component: Component, way: _Way, place: Place | None) -> bytes:
         where = None if place is None else (place.host, place.worker, place.pid)
-        key = (component.definition, component.backend, where, *_way(component, reached)[2:])
+        key = (component.definition, component.backend, where, *way[2:])
         template = self._templates.get(key)
         if template is None:
             if len(self._templates) >= _KEPT:
                 self._templates.clear()
-            template = self._templates[key] = self._template(component, reached)
+            template = self._templates[key] = self._template(component, way[-1], place)
         return template
 
-    def _template(self, component: Component, reached: int) -> bytes:
+    def _template(self, component: Component, reached: int, place: Place | None) -> bytes:
         """Lines of `component`, with blanks for all that differs between calls of one task on one worker."""
         lines = []
         shown = component.shown
         # It may have come further meanwhile.
-        for moment in islice(moments(component, over=reached == Shown.ALL), reached - shown):
-            fields = self._fields(component, moment, 0.0)
+        for moment in islice(moments(component, reached == Shown.ALL, place), reached - shown):
+            fields = self._fields(component, moment, 0.0, place)
             fields |= {"event_time": self._blank, "emit_time": self._blank_now, "task_id": self._blank_uid}
             if component.traceparent is not None:
                 fields |= dict.fromkeys(["trace_id", "span_id"], self._blank)
@@ -262,11 +263,14 @@ def _getter(shown: int, reached: int) -> Any:
 _GET = [[_getter(shown, reached) for reached in Shown] for shown in Shown]
 
 
-def _way(component: Component, reached: int) -> _Way:
-    """What its lines are made by; the last is `reached`."""
+def _way(component: Component, reached: int, places: dict[int, Place | None]) -> _Way:
+    """What its lines are made by; the last two are what was shown and what is `reached`, the second its place's key."""
+    place = component.place
+    key = id(place)
+    places[key] = place
     return (
         component.binding,
-        id(component.place),
+        key,
         component.workflow_id,
         component.attempt,
         component.traceparent is None,

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from time import time
 from typing import Any
 
 from asyncflow.backends.contract import HostFigures, Loss, Origin, Outcome, Place, WorkItem
 from asyncflow.component import Component
 from asyncflow.future import TaskFuture
+from asyncflow.graph import Phase
 from asyncflow.telemetry import names
 from asyncflow.telemetry.bus import Bus
 from asyncflow.telemetry.lines import Lines
 from asyncflow.telemetry.record import PastAttempt, Shown
 from asyncflow.telemetry.spans import Spans, make_current
+
+_log = logging.getLogger("asyncflow")
 
 
 class Recorder:
@@ -28,6 +32,7 @@ class Recorder:
         self._lines = lines
         self._spans = spans
         self._origin = self._origin_of  # bound once
+        self._failed = False
 
     def created(self, component: Component, dependencies: Sequence[asyncio.Future[Any]]) -> None:
         component.created = time()
@@ -36,16 +41,30 @@ class Recorder:
         component.span = component.context_ids = component.traceparent = None
         component.shown, component.over = Shown.NOTHING, False
         _forget_attempt(component)
-        if self._spans is not None:
-            self._spans.begin(component, dependencies)
         component.waiting = True
         self._put(component)
+        if self._spans is not None:
+            self._try(lambda spans: spans.begin(component, dependencies))
+
+    def _try(self, function: Callable[[Spans], None]) -> None:
+        """What is not ours, a sampler or a span processor, may raise: that must not cost the run anything."""
+        try:
+            if self._spans is not None:
+                function(self._spans)
+        except Exception:
+            if not self._failed:
+                self._failed = True
+                _log.warning("a span could not be begun; further ones are not told of", exc_info=True)
 
     def adopt(self, component: Component) -> None:
         self.created(component, ())
-        if component.item is not None:
+        if component.phase is not Phase.WAITING:
+            component.resolved = component.created
+        item = component.item
+        if item is not None:
+            component.started = item.started
+            component.created = min(component.created, item.started or component.created)
             component.resolved = component.submitted = component.created
-            component.started = component.item.started
 
     def resolved(self, component: Component) -> None:
         if component.resolved is None:
@@ -95,7 +114,8 @@ class Recorder:
         component.ended = outcome.ended
         if outcome.place is not None:
             component.place = outcome.place
-        if outcome.error is None or component.started is not None:
+        # Not every start is reported on its own; of what never began nothing is said that took time.
+        if outcome.error is None or outcome.ended > outcome.started:
             component.started = outcome.started
         component.told = told = outcome.spans
         if told is not None and self._spans is not None:
@@ -132,11 +152,11 @@ class Recorder:
 
     def entered(self, workflow_id: str) -> None:
         if self._spans is not None:
-            self._spans.entered(workflow_id)
+            self._try(lambda spans: spans.entered(workflow_id))
 
     def left(self, workflow_id: str) -> None:
         if self._spans is not None:
-            self._spans.left(workflow_id)
+            self._try(lambda spans: spans.left(workflow_id))
 
     def blocked(self, who: str, where: str, seconds: float) -> None:
         attributes = {names.WHO: who, names.WHERE: where, names.SECONDS: round(seconds, 3)}

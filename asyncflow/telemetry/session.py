@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from asyncflow.backends import origin
 from asyncflow.backends.aside import aside
-from asyncflow.backends.contract import Backend, host_name
+from asyncflow.backends.contract import Backend, Origin, host_name
 from asyncflow.backends.hosts import HostSampler
-from asyncflow.errors import InvalidOptionError
+from asyncflow.errors import EventFieldError, InvalidOptionError
 from asyncflow.scope import scope_of
 from asyncflow.telemetry import names
 from asyncflow.telemetry.bounded import close_within
@@ -100,6 +100,8 @@ class Telemetry:
         """
         if not callable(callback) or inspect.iscoroutinefunction(callback):
             raise InvalidOptionError("callback", callback, "a plain function of one event")
+        if self._stopping is not None:  # there is nothing more to be told
+            return lambda: None
         subscriber = Subscriber(callback)
         consumer = Consumer(f"telemetry subscriber {_name_of(callback)}", lambda batch: _tell(subscriber, batch.lines))
         self._subscribers[consumer] = subscriber
@@ -110,7 +112,7 @@ class Telemetry:
     def _unsubscribe(self, consumer: Consumer) -> None:
         if self._subscribers.pop(consumer, None) is not None:
             self._bus.remove(consumer)
-            consumer.close()
+            consumer.give_up()
 
     def emit(self, event: OwnEvent) -> None:
         """Write an event of your own, made by what `define_event` gave; from any thread of this process.
@@ -120,19 +122,29 @@ class Telemetry:
         if not isinstance(event, OwnEvent):
             raise InvalidOptionError("event", event, "what a type made by define_event gives when it is called")
         here = origin.here()
-        scope = scope_of(self._flow)
-        workflow_id = here.workflow_id if here is not None else scope.workflow_id if scope is not None else None
+        if here is not None and here.session_id != self._flow.uid:  # inside a task of another engine's
+            here = None
         now = time()
-        line = self._lines.event(
-            event.name,
-            now,
-            now,
-            event.values,
-            task_id=None if here is None else here.task_id,
-            workflow_id=workflow_id,
-            trace=ids_of(None if here is None else here.traceparent),
-        )
+        try:
+            line = self._lines.event(
+                event.name,
+                now,
+                now,
+                event.values,
+                task_id=None if here is None else here.task_id,
+                workflow_id=self._workflow_of(here),
+                trace=ids_of(None if here is None else here.traceparent),
+            )
+        except Exception as error:  # whatever the user's own values raise
+            raise EventFieldError(event.name, f"it cannot be written as JSON: {type(error).__name__}") from error
         self._bus.post_line(line)
+
+    def _workflow_of(self, here: Origin | None) -> str | None:
+        """That of the task whose body this is, else the innermost scope's, which may be one within a block."""
+        scope = scope_of(self._flow)
+        if scope is None or (here is not None and here.workflow_id is not None and not _on_loop(self._flow.loop)):
+            return None if here is None else here.workflow_id
+        return scope.workflow_id
 
     def summary(self) -> Summary:
         """What has ended so far, by state, name and workflow; print it, or read its fields."""
@@ -157,6 +169,8 @@ class Telemetry:
             self._start_metrics(undo)
             if self._asked.path is not None:
                 await aside(self._open_journal)
+                if self._journal is not None:
+                    undo.callback(self._journal.close)
             self._bus.start(self._start_consumers())
             self._bus.post_line(self._session_started())
             origin.install_log_ids()
@@ -170,6 +184,7 @@ class Telemetry:
         if self._tracing is not None:
             undo.callback(self._tracing.close)
             self._spans = Spans(self._flow.uid, self._tracing, {names.VERSION: installed_version()})
+            undo.callback(self._spans.close)
 
     def _start_metrics(self, undo: ExitStack) -> None:
         readers = list(self._asked.metric_readers)
@@ -178,6 +193,7 @@ class Telemetry:
             undo.callback(self._endpoint.close)
             readers.append(self._endpoint.reader)
         self._meters = Meters(readers)
+        undo.callback(self._meters.close)
 
     def _open_journal(self) -> None:
         path = file_for(self._asked.path or "", self._flow.uid)
@@ -310,3 +326,8 @@ def _tell(subscriber: Subscriber, lines: Sequence[bytes]) -> None:
 
 def _name_of(callback: Callable[..., object]) -> str:
     return str(getattr(callback, "__qualname__", type(callback).__name__))
+
+
+def _on_loop(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this is code on `loop`: a block's, or the program's own."""
+    return asyncio._get_running_loop() is loop

@@ -6,10 +6,12 @@ A span is begun where the call is made, for its ids travel with the work; it is 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import time
 from typing import Any
 
@@ -27,8 +29,10 @@ from asyncflow.telemetry import names
 from asyncflow.telemetry.batch import Batch
 from asyncflow.telemetry.failures import failure_of
 from asyncflow.telemetry.life import command_of
-from asyncflow.telemetry.record import Record
+from asyncflow.telemetry.record import PastAttempt, Record
 from asyncflow.telemetry.tracing import Tracing
+
+_log = logging.getLogger("asyncflow")
 
 #: The longest stack trace that a span carries.
 _LONGEST = 16_000
@@ -66,6 +70,9 @@ class Spans:
         self._workflows: dict[str, _Workflow] = {}
         #: Contexts of the blocks that have not ended, by uid.
         self._blocks: dict[str, Context] = {}
+        #: Components with open spans, and the workflow that each is counted in, by number.
+        self._open: dict[int, Component] = {}
+        self._counted: dict[int, _Workflow] = {}
 
     @property
     def ids(self) -> tuple[str, str]:
@@ -85,23 +92,31 @@ class Spans:
             links=_links(dependencies) if dependencies else None,
             start_time=_ns(component.created),
         )
+        context = span.get_span_context()
+        if not context.is_valid:  # the SDK is switched off
+            return
         component.span = span
-        component.context_ids = context = span.get_span_context()
+        component.context_ids = context
         component.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        self._open[component.seq] = component
         if definition.kind is Kind.BLOCK:
             self._blocks[component.uid] = trace.set_span_in_context(span, Context())
 
     def _parent(self, component: Component) -> Context:
         """What contains the call: a block, else a workflow, else the session."""
-        workflow = None
-        if component.workflow_id is not None:
-            with self._lock:
-                workflow = self._workflow(component.workflow_id)
-                workflow.unfinished += 1
         block = None if component.parent is None else self._blocks.get(component.parent)
-        if block is not None:
-            return block
-        return self._root if workflow is None else workflow.context
+        workflow_id = component.workflow_id
+        if workflow_id is None:
+            return block or self._root
+        with self._lock:
+            workflow = self._workflows.get(workflow_id)
+            # Outside any workflow the calls of a block carry its uid: that is none of its own.
+            if workflow is None and component.parent is None:
+                workflow = self._workflow(workflow_id)
+            if workflow is not None:
+                workflow.unfinished += 1
+                self._counted[component.seq] = workflow
+        return block or (self._root if workflow is None else workflow.context)
 
     def _workflow(self, workflow_id: str) -> _Workflow:
         workflow = self._workflows.get(workflow_id)
@@ -136,7 +151,7 @@ class Spans:
     def left(self, workflow_id: str) -> None:
         with self._lock:
             workflow = self._workflows.get(workflow_id)
-            if workflow is None:  # entered before there was telemetry
+            if workflow is None or not workflow.scopes:  # entered before there was telemetry
                 return
             workflow.scopes -= 1
             workflow.last = max(workflow.last, time())
@@ -151,20 +166,18 @@ class Spans:
 
     def take(self, batch: Batch) -> None:
         for packed in batch.spans:
-            self._tracing.hand_in(packed)
+            _try(partial(self._tracing.hand_in, packed))
         for past in batch.retried:
             if past.span is not None:
-                _add_moments(past)
-                failure = failure_of(past.error, None)
-                told = {names.ATTEMPT: past.attempt, names.ERROR_TYPE: failure.error_type}
-                past.span.add_event("retried", {**told, **failure.attributes}, _ns(past.ended))
+                _add_retry(past)
         for component in batch.ended:
             if component.span is not None:
-                self._end(component)
+                _try(partial(self._end, component))
+                self._forget(component)
 
     def _end(self, component: Component) -> None:
+        span = component.span
         _add_moments(component)
-        span, component.span = component.span, None
         if component.attempt:
             span.set_attribute(names.ATTEMPT, component.attempt)
         if component.place is not None:
@@ -177,27 +190,38 @@ class Spans:
         if component.definition.kind is Kind.EXECUTABLE:
             _tell_program(span, component)
         span.end(_ns(max(component.ended or 0.0, component.created)))
-        if component.definition.kind is Kind.BLOCK:
-            self._blocks.pop(component.uid, None)
-        if component.workflow_id is not None:
-            self._count_end(component.workflow_id, component.ended or 0.0)
 
-    def _count_end(self, workflow_id: str, ended: float) -> None:
+    def _forget(self, component: Component) -> None:
+        component.span = None
+        self._open.pop(component.seq, None)
+        self._blocks.pop(component.uid, None)
         with self._lock:
-            workflow = self._workflows.get(workflow_id)
-            if workflow is None:
-                return
-            workflow.unfinished -= 1
-            workflow.last = max(workflow.last, ended)
-            self._end_if_over(workflow_id, workflow)
+            workflow = self._counted.pop(component.seq, None)
+            if workflow is not None and component.workflow_id is not None:
+                workflow.unfinished -= 1
+                workflow.last = max(workflow.last, component.ended or 0.0)
+                self._end_if_over(component.workflow_id, workflow)
 
     def close(self) -> None:
         """End what is open, the session's span last."""
+        for component in list(self._open.values()):
+            span, component.span = component.span, None
+            if span is not None:  # telemetry ends before the component does
+                span.add_event("interrupted")
+                _try(span.end)
         with self._lock:
             for workflow in self._workflows.values():
-                workflow.span.end(_ns(workflow.last or time()))
+                _try(partial(workflow.span.end, _ns(workflow.last or time())))
             self._workflows.clear()
         self._session.end()
+
+
+def _try(function: Callable[[], object]) -> None:
+    """A span processor that raises costs its own span and no other."""
+    try:
+        function()
+    except Exception:
+        _log.warning("a span could not be ended", exc_info=True)
 
 
 def make_current(span: Span) -> None:
@@ -212,6 +236,13 @@ def _links(dependencies: Sequence[asyncio.Future[Any]]) -> list[Link]:
         if context is not None:
             contexts.append(context)
     return [Link(context) for context in contexts]
+
+
+def _add_retry(past: PastAttempt) -> None:
+    _add_moments(past)
+    failure = failure_of(past.error, None)
+    told = {names.ATTEMPT: past.attempt, names.ERROR_TYPE: failure.error_type}
+    past.span.add_event("retried", {**told, **failure.attributes}, _ns(past.ended))
 
 
 def _add_moments(record: Record) -> None:

@@ -34,13 +34,16 @@ class Router:
     """
 
     def __init__(self) -> None:
+        #: By session; two engines may have been given the same name.
         self._sessions: dict[str, tuple[SpanProcessor, ...]] = {}
 
     def add(self, session_id: str, processors: Sequence[SpanProcessor]) -> None:
-        self._sessions[session_id] = tuple(processors)
+        self._sessions[session_id] = (*self._sessions.get(session_id, ()), *processors)
 
-    def remove(self, session_id: str) -> None:
-        self._sessions.pop(session_id, None)
+    def remove(self, session_id: str, processors: Sequence[SpanProcessor]) -> None:
+        left = tuple(each for each in self._sessions.pop(session_id, ()) if each not in processors)
+        if left:
+            self._sessions[session_id] = left
 
     def _of(self, span: Any) -> tuple[SpanProcessor, ...]:
         return self._sessions.get((span.attributes or {}).get(names.SESSION_ID, ""), ())
@@ -87,6 +90,7 @@ class Tracing:
     def __init__(self, session_id: str, provider: Any, processors: Sequence[SpanProcessor]) -> None:
         self._session_id = session_id
         self._provider = provider
+        self._processors = tuple(processors)
         self._router = _router_of(provider)
         if self._router is not None:
             self._router.add(session_id, processors)
@@ -110,7 +114,7 @@ class Tracing:
     def close(self) -> None:
         """No span goes to the session's processors any more."""
         if self._router is not None:
-            self._router.remove(self._session_id)
+            self._router.remove(self._session_id, self._processors)
 
 
 def tracing_for(session_id: str, processors: Sequence[SpanProcessor]) -> Tracing | None:
