@@ -1,4 +1,4 @@
-"""The way from what was noted to all who show it: one thread that looks ten times a second, while there is something.
+"""The way from what was noted to all who show it: one thread that looks five times a second, while there is something.
 
 `note` and `post` are what the hot path and others call; they append to a queue and at most wake a thread.
 """

@@ -41,10 +41,10 @@ class Recorder:
         component.span = component.context_ids = component.traceparent = None
         component.shown, component.over = Shown.NOTHING, False
         _forget_attempt(component)
-        component.waiting = True
-        self._put(component)
         if self._spans is not None:
             self._try(lambda spans: spans.begin(component, dependencies))
+        component.waiting = True
+        self._put(component)
 
     def _try(self, function: Callable[[Spans], None]) -> None:
         """What is not ours, a sampler or a span processor, may raise: that must not cost the run anything."""
