@@ -144,13 +144,13 @@ class Nvml:
     def Init(self) -> None:  # noqa: N802 - as NVML calls it
         self.open += 1
 
-    def Shutdown(self) -> None:  # noqa: N802
+    def Shutdown(self) -> None:  # noqa: N802 - the same
         self.open -= 1
 
-    def DeviceGetCount(self) -> int:  # noqa: N802
+    def DeviceGetCount(self) -> int:  # noqa: N802 - the same
         return len(self.gpus)
 
-    def DeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+    def DeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802 - the same
         return index
 
     def memory(self, index: int) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from asyncflow.backends.contract import Definition, Kind, Place
@@ -28,7 +29,7 @@ class Moment(NamedTuple):
     #: Whether it happened on a worker.
     placed: bool = False
     #: Fields that only ends have.
-    ends: dict[str, Any] = {}  # noqa: RUF012  # never changed
+    ends: Mapping[str, Any] = MappingProxyType({})
 
 
 def moments(record: Record, over: bool, place: Place | None) -> Iterator[Moment]:

@@ -162,20 +162,17 @@ class Lines:
     def _fields(self, record: Record, moment: Moment, emit: float, place: Place | None) -> dict[str, Any]:
         where = place if moment.placed else None
         self._number += 1
-        return (
-            self._all_fields(
-                f"{self._prefix}-{self._number - 1}",
-                moment.kind,
-                moment.time,
-                emit,
-                {names.WORKFLOW_ID: record.workflow_id, **moment.attributes},
-                record.backend,
-                None if where is None else where.host,
-                record.uid,
-                ids_of(record.traceparent),
-            )
-            | moment.ends
-        )
+        return self._all_fields(
+            f"{self._prefix}-{self._number - 1}",
+            moment.kind,
+            moment.time,
+            emit,
+            {names.WORKFLOW_ID: record.workflow_id, **moment.attributes},
+            record.backend,
+            None if where is None else where.host,
+            record.uid,
+            ids_of(record.traceparent),
+        ) | dict(moment.ends)
 
     # --- templates ---------------------------------------------------------------------------------------------------
 
