@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 
 from asyncflow.report.run import Run, Task
-from asyncflow.report.spent import Activity, activities
+from asyncflow.report.spent import Activity, activities, seconds_of
 
 
 class Step(Enum):
@@ -88,13 +88,7 @@ class _Ends:
 
 def steps(run: Run, tasks: Sequence[Task]) -> dict[Step, float]:
     """The seconds from the first call to the end of the last of `tasks`, each counted once."""
-    seconds: dict[Step, float] = defaultdict(float)
-    now = run.first
-    for step, until in _boundaries(run, tasks):
-        if until > now:
-            seconds[step] += until - now
-            now = until
-    return seconds
+    return seconds_of(_boundaries(run, tasks), run.first)
 
 
 def _boundaries(run: Run, tasks: Sequence[Task]) -> Iterator[tuple[Step, float]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeVar
 
 from asyncflow.graph import State
 from asyncflow.report.run import Run, Task
+
+K = TypeVar("K")
 
 
 class Activity(Enum):
@@ -51,11 +54,16 @@ def activities(run: Run, task: Task) -> Iterator[tuple[Activity, float]]:
 
 def spent(run: Run, task: Task) -> dict[Activity, float]:
     """Seconds for each activity; together those from its call to its end."""
-    seconds: dict[Activity, float] = defaultdict(float)
-    now = task.created
-    for activity, until in activities(run, task):
+    return seconds_of(activities(run, task), task.created)
+
+
+def seconds_of(boundaries: Iterable[tuple[K, float]], begin: float) -> dict[K, float]:
+    """How long each took of what follows one on the other from `begin` on; given are what, and until when."""
+    seconds: dict[K, float] = defaultdict(float)
+    now = begin
+    for what, until in boundaries:
         if until > now:
-            seconds[activity] += until - now
+            seconds[what] += until - now
             now = until
     return seconds
 
